@@ -1,0 +1,3 @@
+"""keywarp: fast, steady object detection and segmentation in video."""
+
+__version__ = "0.1.0"

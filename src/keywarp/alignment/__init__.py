@@ -1,0 +1,1 @@
+"""What relates a frame to a reference: correspondences, and the aligners that estimate them."""

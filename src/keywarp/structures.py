@@ -1,0 +1,185 @@
+"""The values that travel between the parts. None of them is ever mutated.
+
+Legend: N frames together · C channels · (h, w) feature cells · (H, W) pixels · L levels · M boxes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import supervision
+
+Features = tuple[Tensor, ...]
+"""L feature maps, each `[N, C, h, w]`: one for the papers' networks, several for a feature pyramid."""
+
+MotionField = np.ndarray
+"""`[rows, columns, 2]` float32: where each cell of a frame lies in the frame shown before it, as (dx, dy); NaN = unknown."""
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """One frame as a video source hands it out.
+
+    image: `[H, W, 3]` uint8, RGB, upright.
+    index: 0-based position among the frames handed out (after `start` and `stride`).
+    time: seconds from the start of the video.
+    motion: the codec's motion in pixels of this frame, one field for each decoded frame since the one handed out
+        before (several when frames were skipped), oldest first; None when it was not asked for.
+    """
+
+    image: np.ndarray
+    index: int = 0
+    time: float = 0.0
+    motion: tuple[MotionField, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """N frames as the networks see them, before any expensive work.
+
+    image: `[N, 3, H, W]`, RGB 0…255 (uint8 or float), resized; each network normalises for itself.
+    motion: for each of the N frames its chain of codec motion fields back to the key frame, oldest first, in pixels
+        of `image`; None when the source gives none.
+    features: the frames' own features where they were computed before (sliding windows).
+    """
+
+    image: Tensor
+    motion: Sequence[Sequence[MotionField]] | None = None
+    features: Features | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a key frame leaves behind for the frames that refer to it.
+
+    image: `[N, 3, H, W]` as in `Frame`. features: what is propagated. work: what the aligner computed of the
+    image alone and need not compute again.
+    """
+
+    image: Tensor
+    features: Features
+    work: Any = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One piece of work, in processing order.
+
+    frames: indices computed together. is_key: they run through the feature network and leave a `Memory` each.
+    references: indices of the memories they read. emits: the frames' results are complete after this step (a
+    sliding window computes a frame's features long before its result).
+    """
+
+    frames: tuple[int, ...]
+    is_key: bool
+    references: tuple[int, ...] = ()
+    emits: bool = True
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """Features for the task head, and what the predictor and the losses need besides.
+
+    memory: of a key step, else None. quality: `[N, 1, h, w]`, how far the alignment can be trusted, if the aligner
+    estimates it. fallback: for each of the N frames the share of cells whose codec motion was missing.
+    """
+
+    features: Features
+    memory: Memory | None = None
+    quality: Tensor | None = None
+    fallback: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes of one frame.
+
+    boxes: `[M, 4]` xyxy, pixels of the original frame (of the network's input inside the heads).
+    scores: `[M]` in 0…1. labels: `[M]` int64, 0-based class indices (no background).
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
+            raise ValueError(f"boxes must be [M, 4], got {list(self.boxes.shape)}")
+        for name in ("scores", "labels"):
+            if tuple(getattr(self, name).shape) != (len(self.boxes),):
+                got = list(getattr(self, name).shape)
+                raise ValueError(f"{name} must be [{len(self.boxes)}] as there are {len(self.boxes)} boxes, got {got}")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: Tensor) -> Detections:
+        """The rows that `index` (a mask or positions) selects."""
+        return Detections(self.boxes[index], self.scores[index], self.labels[index])
+
+    @staticmethod
+    def empty(device: torch.device | str = "cpu") -> Detections:
+        """No boxes."""
+        return Detections(
+            torch.zeros(0, 4, device=device),
+            torch.zeros(0, device=device),
+            torch.zeros(0, dtype=torch.long, device=device),
+        )
+
+    def cpu(self) -> Detections:
+        """The same on the CPU."""
+        return Detections(self.boxes.cpu(), self.scores.cpu(), self.labels.cpu())
+
+    def to_supervision(self, classes: Sequence[str] = ()) -> supervision.Detections:
+        """As `supervision.Detections`, with class names in `data["class_name"]` where `classes` is given."""
+        import supervision
+
+        labels = self.labels.cpu().numpy()
+        data = {"class_name": np.array([classes[i] for i in labels], dtype=str)} if classes else {}
+        return supervision.Detections(
+            xyxy=self.boxes.float().cpu().numpy(),
+            confidence=self.scores.float().cpu().numpy(),
+            class_id=labels,
+            data=data,
+        )
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """What came out for one frame of a video.
+
+    index, time: of the `VideoFrame`. is_key: the feature network ran on it. detections: boxes in pixels of the
+    original frame, of a detector. segmentation: `[H, W]` uint8 class indices, of a segmentation model.
+    flow_fallback: share of the frame whose codec motion was missing and was estimated instead; None without codec
+    motion.
+    """
+
+    index: int
+    time: float
+    is_key: bool
+    detections: Detections | None = None
+    segmentation: np.ndarray | None = None
+    flow_fallback: float | None = None
+    classes: Sequence[str] = field(default=(), repr=False)
+
+    @property
+    def boxes(self) -> Tensor:
+        """`[M, 4]` xyxy, pixels of the original frame."""
+        assert self.detections is not None, "a segmentation model gives no boxes"
+        return self.detections.boxes
+
+    def to_supervision(self) -> supervision.Detections:
+        """The detections as `supervision.Detections`, class names included."""
+        assert self.detections is not None, "a segmentation model gives no boxes"
+        return self.detections.to_supervision(self.classes)
+
+
+Targets = Sequence[Mapping[str, Tensor]]
+"""For each of N frames `boxes` `[M, 4]` xyxy in pixels of the network's input and `labels` `[M]` 0-based."""
