@@ -62,8 +62,9 @@ class DISFlow(Aligner):
     def _grey(self, image: Tensor) -> list[np.ndarray]:
         height, width = image.shape[-2:]
         ratio = min(1.0, self.longer / max(height, width))
-        # DIS needs a few pixels in each direction to work on.
-        size = max(16, round(width * ratio)), max(16, round(height * ratio))
+        # DIS fails on the coarse scales of a narrow strip: such an image is stretched.
+        least = max(16, round(max(height, width) * ratio / 8))
+        size = max(least, round(width * ratio)), max(least, round(height * ratio))
         greys = []
         for rgb in image.to(torch.uint8).cpu().numpy():
             red, green, blue = (cv2.resize(channel, size, interpolation=cv2.INTER_AREA) for channel in rgb)

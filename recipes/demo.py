@@ -1,0 +1,184 @@
+"""Trains the small R-FCN / Deep Feature Flow pair of the demo, and makes the demo's clip.
+
+    python recipes/demo.py --output src/keywarp/assets       (under an hour on two CPU cores)
+
+On synthetic clips of shapes (`keywarp.data.synthetic`), in three steps: R-FCN on single frames, the flow network on
+exact flow, then both together on pairs 0 ≤ i − k ≤ 9 (004, section 3). Training clips have seeds below 10⁶; the
+demo's clip and the printed AP use seeds from 10⁶ on, which no training step sees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from keywarp.data.video_writer import VideoWriter
+from keywarp.networks.weight_files import save_model
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from keywarp.data.synthetic import CLASSES, SyntheticClip, synthetic_clip
+from keywarp.evaluation.detection import average_precision, of_class
+from keywarp.methods import dff
+from keywarp.model import VideoModel
+from keywarp.predictor import VideoPredictor
+from keywarp.scheduling import FixedInterval
+from keywarp.structures import Detections, Frame, Memory, Step
+
+HELD_OUT = 1_000_000
+SIZE = (240, 320)
+KEY = (Step((0,), is_key=True),)
+PAIR = (Step((0,), is_key=True), Step((1,), is_key=False, references=(0,)))
+
+
+def build() -> VideoModel:
+    """The demo's model, untrained."""
+    return dff(
+        "resnet-tiny",
+        flow="flownet-tiny",
+        num_classes=len(CLASSES),
+        classes=CLASSES,
+        shorter=SIZE[0],
+        longer=SIZE[1],
+        anchor_scales=(1.5, 3, 6),
+    )
+
+
+Batch = tuple[Tensor, list[dict[str, Tensor]], Tensor]
+
+
+class Pairs(IterableDataset[Batch]):
+    """Endless batches drawn from a seed: clips `[B, 2, 3, H, W]` of a key frame and one up to nine frames later, the
+    later one's targets, and its flow to the key `[B, 2, H, W]` in pixels."""
+
+    def __init__(self, seed: int, batch: int = 8) -> None:
+        self.seed = seed
+        self.batch = batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        rng = np.random.default_rng(self.seed)
+        while True:
+            images, targets, flows = [], [], []
+            for _ in range(self.batch):
+                clip = synthetic_clip(int(rng.integers(HELD_OUT)), size=SIZE)
+                k = int(rng.integers(10))
+                i = k + int(rng.integers(10))
+                boxes, labels = clip.boxes(i)
+                images.append(np.stack([clip.frame(k), clip.frame(i)]))
+                targets.append({"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)})
+                flows.append(clip.flow(i, k))
+            clips = torch.from_numpy(np.stack(images)).permute(0, 1, 4, 2, 3)
+            yield clips, targets, torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)
+
+
+def optimise(
+    name: str,
+    modules: list[nn.Module],
+    losses_of: Callable[[Batch], dict[str, Tensor]],
+    *,
+    steps: int,
+    rate: float,
+    seed: int,
+) -> None:
+    """AdamW with one cosine cycle on the sum of the losses."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.05)
+    batches = DataLoader(Pairs(seed), batch_size=None, num_workers=1, prefetch_factor=8)
+    start, smooth = time.time(), 0.0
+    for step, batch in zip(range(1, steps + 1), batches, strict=False):
+        loss = torch.stack(list(losses_of(batch).values())).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 10)
+        optimiser.step()
+        schedule.step()
+        smooth = loss.item() if step == 1 else 0.98 * smooth + 0.02 * loss.item()
+        if step % 50 == 0 or step == steps:
+            print(f"{name} {step}/{steps}: loss {smooth:.3f}, {(time.time() - start) / step:.2f} s a step", flush=True)
+
+
+def train(model: VideoModel, scale: float = 1.0) -> None:
+    """The three steps; `scale` shortens them all."""
+    aligner = model.aligner
+    assert aligner is not None
+
+    def per_frame(batch: Batch) -> dict[str, Tensor]:
+        clips, targets, _ = batch
+        return model.loss(clips[:, 1:], KEY, targets)
+
+    def flow(batch: Batch) -> dict[str, Tensor]:
+        clips, _, exact = batch
+        predicted = aligner(Memory(clips[:, 0], ()), Frame(clips[:, 1])).flow  # feature cells
+        return {
+            "end-point error": (predicted - F.interpolate(exact, predicted.shape[-2:], mode="area") / 16)
+            .norm(dim=1)
+            .mean()
+        }
+
+    def both(batch: Batch) -> dict[str, Tensor]:
+        clips, targets, _ = batch
+        # The end-point error stays in as an anchor: the clips are few steps long, the flow must not forget.
+        return model.loss(clips, PAIR, targets) | flow(batch)
+
+    model.train()
+    optimise("R-FCN", [model.feature_network, model.head], per_frame, steps=round(2500 * scale), rate=1e-3, seed=1)
+    optimise("flow", [aligner], flow, steps=round(2500 * scale), rate=1e-3, seed=2)
+    optimise("DFF", [model], both, steps=round(1000 * scale), rate=3e-4, seed=3)
+    model.eval()
+
+
+def mean_ap(model: VideoModel, interval: int, clips: int = 20) -> float:
+    """AP at IoU 0.5, mean over the classes, on held-out clips."""
+    model.scheduler = FixedInterval(interval)
+    found: list[Detections] = []
+    truths: list[tuple[Tensor, Tensor]] = []
+    for seed in range(HELD_OUT, HELD_OUT + clips):
+        clip = synthetic_clip(seed, size=SIZE)
+        found += [
+            r.detections for r in VideoPredictor(model).run(clip.frame(t) for t in range(clip.length)) if r.detections
+        ]
+        truths += [tuple(map(torch.from_numpy, clip.boxes(t))) for t in range(clip.length)]
+    return float(
+        np.mean(
+            [
+                average_precision([of_class(d, c) for d in found], [boxes[labels == c] for boxes, labels in truths])
+                for c in range(len(CLASSES))
+            ]
+        )
+    )
+
+
+def make_clip(path: Path, seed: int, length: int = 150) -> None:
+    """The demo's clip as H.264, 25 frames a second."""
+    clip: SyntheticClip = synthetic_clip(seed, length=length, size=SIZE)
+    with VideoWriter(path, width=SIZE[1], height=SIZE[0], fps=25) as writer:
+        for t in range(length):
+            writer.write(clip.frame(t), t / 25)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the training steps")
+    parser.add_argument("--clip-only", action="store_true")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    make_clip(arguments.output / "demo.mp4", seed=HELD_OUT + 500)
+    if arguments.clip_only:
+        return
+    torch.manual_seed(0)
+    model = build()
+    train(model, arguments.scale)
+    for interval in (1, 5, 10):
+        print(f"mAP at IoU 0.5, held-out clips, key frame every {interval}: {mean_ap(model, interval):.3f}")
+    save_model(arguments.output / "demo.safetensors", model, model.description | {"classes": CLASSES}, half=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How good detections are, against ground truth or against each other."""
