@@ -121,14 +121,17 @@ def test_codec_motion_reaches_the_aligner_as_a_chain_back_to_the_key():
 
     class Spy(TinyFlow):
         def forward(self, reference, current):
-            chains.extend([len(c) for c in current.motion])
+            chains.extend([(len(c.fields), c.backwards) for c in current.motion])
             return super().forward(reference, current)
 
     frames = [VideoFrame(f, i, i / 25, motion=(np.zeros((5, 8, 2), np.float32),)) for i, f in enumerate(video(7))]
     for chunk in (1, 3, 7):
         chains.clear()
         in_chunks(tiny_model(FixedInterval(4), Spy()), frames, chunk)
-        assert chains == [1, 2, 3, 1, 2]
+        assert chains == [(1, False), (2, False), (3, False), (1, False), (2, False)]
+        chains.clear()
+        in_chunks(tiny_model(SegmentCentre(4, position=2), Spy()), frames, chunk)
+        assert chains == [(2, True), (1, True), (1, False), (2, True), (1, True)]
 
 
 def test_another_frame_size_starts_with_a_key_frame():

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from keywarp.model import VideoModel
-from keywarp.structures import Detections, Frame, FrameResult, Memory, Step, VideoFrame
+from keywarp.structures import Detections, Frame, FrameResult, Memory, MotionChain, MotionField, Step, VideoFrame
 from keywarp.transform import Placement
 
 
@@ -40,7 +40,7 @@ class VideoPredictor:
         self._next = 0  # the next result to go out
         self._frames: dict[int, tuple[int, float]] = {}  # (index, time), until their result is out
         self._inputs: dict[int, torch.Tensor] = {}  # [3, H, W] uint8, until their step is done
-        self._chain: dict[int, list[np.ndarray]] = {}  # codec motion of the frames since the last key frame
+        self._motion: dict[int, list[MotionField]] = {}  # codec motion of the current segment's frames
         self._memories: dict[int, Memory] = {}
         self._done: dict[int, FrameResult] = {}
         self._last_key: int | None = None
@@ -73,7 +73,7 @@ class VideoPredictor:
             i = self._pushed - self._origin
             self._inputs[i] = self.model.transform(image)
             if frame.motion is not None:
-                self._chain[i] = [self.model.transform.motion(field, place) for field in frame.motion]
+                self._motion[i] = [self.model.transform.motion(field, place) for field in frame.motion]
             self._frames[i] = (frame.index, frame.time)
             self._pushed += 1
             if len(self._inputs) >= self.batch + self.model.scheduler.latency:  # bounds a large push
@@ -107,7 +107,7 @@ class VideoPredictor:
         model, frames = self.model, step.frames
         image = torch.stack([self._inputs[i] for i in frames]).to(self.device, non_blocking=True)
         memory = self._memories.get(frames[0])
-        current = Frame(image, self._motion_since_key(frames), memory.features if memory else None)
+        current = Frame(image, self._motion_to_key(frames), memory.features if memory else None)
         output = model.run(step, current, self._memories)
         kept = len(frames)
         if step.is_key:
@@ -154,15 +154,20 @@ class VideoPredictor:
         expires = self.model.scheduler.expires
         for i in [i for i in self._memories if expires(i, start, self._last_key)]:
             del self._memories[i]
-        # Frames of the current segment chain their motion back to its key frame, so it is kept from there on.
-        for i in [i for i in self._chain if i < start and i <= self._last_key]:
-            del self._chain[i]
+        # A frame's chain spans all between it and its key frame: both the key's and the pending frames' stay.
+        for i in [i for i in self._motion if i < start and i <= self._last_key]:
+            del self._motion[i]
 
-    def _motion_since_key(self, frames: Sequence[int]) -> list[list[np.ndarray]] | None:
-        """Each frame's chain of motion fields back to the last key frame; empty for a frame before the key."""
-        if not self._chain or self._last_key is None:
+    def _motion_to_key(self, frames: Sequence[int]) -> list[MotionChain] | None:
+        """Each frame's chain of codec motion to the last key frame; None where the source gives no motion."""
+        key = self._last_key
+        if not self._motion or key is None:
             return None
-        return [[field for j in range(self._last_key + 1, i + 1) for field in self._chain.get(j, [])] for i in frames]
+        chains = []
+        for i in frames:
+            between = range(min(i, key) + 1, max(i, key) + 1)
+            chains.append(MotionChain([field for j in between for field in self._motion.get(j, [])], i < key))
+        return chains
 
 
 def _device_of(model: VideoModel) -> torch.device:

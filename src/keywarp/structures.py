@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,18 @@ Features = tuple[Tensor, ...]
 """L feature maps, each `[N, C, h, w]`: one for the papers' networks, several for a feature pyramid."""
 
 MotionField = np.ndarray
-"""`[rows, columns, 2]` float32: where each cell of a frame lies in the frame shown before it, as (dx, dy); NaN = unknown."""
+"""`[rows, columns, 2]` float32, (dx, dy): where each cell of a frame lies in the frame shown before it; NaN = unknown."""
+
+
+class MotionChain(NamedTuple):
+    """The codec's motion between a frame and its key frame, oldest first.
+
+    fields: of the frames after the key frame up to this one; or, with `backwards`, of the frames after this one up to
+    the key frame, which then is the later of the two.
+    """
+
+    fields: Sequence[MotionField] = ()
+    backwards: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,13 +56,13 @@ class Frame:
     """N frames as the networks see them, before any expensive work.
 
     image: `[N, 3, H, W]`, RGB 0…255 (uint8 or float), resized; each network normalises for itself.
-    motion: for each of the N frames its chain of codec motion fields back to the key frame, oldest first, in pixels
-        of `image`; None when the source gives none.
+    motion: for each of the N frames its chain of codec motion fields to the key frame, in pixels of `image`; None
+        when the source gives none.
     features: the frames' own features where they were computed before (sliding windows).
     """
 
     image: Tensor
-    motion: Sequence[Sequence[MotionField]] | None = None
+    motion: Sequence[MotionChain] | None = None
     features: Features | None = None
 
 

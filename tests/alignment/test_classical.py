@@ -19,7 +19,7 @@ def panning(count, step, size=(96, 160), seed=0):
     return [torch.from_numpy(np.ascontiguousarray(v)).permute(2, 0, 1)[None] for v in views]
 
 
-@pytest.mark.parametrize("longer", [160, 80])
+@pytest.mark.parametrize("longer", [80, 60])
 def test_flow_points_from_the_current_frame_to_the_key(longer):
     key, current = panning(2, (6, -4))
     field = DISFlow(longer=longer)(Memory(key, ()), Frame(current))
@@ -30,7 +30,7 @@ def test_flow_points_from_the_current_frame_to_the_key(longer):
 
 
 def test_carried_features_match_the_current_frame_on_every_level():
-    key, current = panning(2, (16, 0))
+    key, current = panning(2, (16, 0), size=(192, 320))
     features = [tuple(torch.nn.functional.avg_pool2d(i.float(), s) for s in (4, 8, 16)) for i in (key, current)]
     carried = DISFlow()(Memory(key, ()), Frame(current)).propagate(features[0])
     for before, after, want in zip(features[0], carried, features[1], strict=True):
@@ -47,7 +47,7 @@ def test_many_frames_share_one_key_and_its_remembered_image():
         assert torch.equal(together.flow[n], alone.flow[0])
 
 
-@pytest.mark.parametrize("size", [(1, 1), (17, 33), (8, 400)])
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (8, 400), (400, 8), (200, 8000)])
 def test_any_image_size(size):
     image = torch.zeros(1, 3, *size, dtype=torch.uint8)
     assert torch.isfinite(DISFlow()(Memory(image, ()), Frame(image)).flow).all()

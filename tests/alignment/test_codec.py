@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from alignment.test_classical import panning
-from keywarp.alignment.codec import CodecMotion, accumulate
-from keywarp.structures import Frame, Memory
+from keywarp.alignment.codec import CodecMotion, accumulate, accumulate_backwards
+from keywarp.structures import Frame, Memory, MotionChain
 
 ROWS, COLUMNS = 12, 20
 
@@ -41,16 +41,36 @@ def test_holes_are_filled_by_the_fallback_and_counted():
     key, one, two = panning(3, (4, 0))
     complete, holed = uniform(-4, 0), uniform(-4, 0)
     holed[:6] = np.nan
-    field = CodecMotion()(Memory(key, ()), Frame(torch.cat([one, two]), motion=[[complete], [complete, holed]]))
+    field = CodecMotion()(
+        Memory(key, ()), Frame(torch.cat([one, two]), motion=[MotionChain([complete]), MotionChain([complete, holed])])
+    )
     assert field.fallback == (0.0, 0.5)
     assert torch.equal(field.flow[0, 0], torch.full((ROWS, COLUMNS), -0.5)), "cells are 8 pixels"
     assert field.flow[1, 0, 6:].unique().tolist() == [-1.0]
     assert field.flow[1, 0, 1:5, 3:-3].median().item() == pytest.approx(-1.0, abs=0.1)
 
 
-@pytest.mark.parametrize("motion", [None, [[]]])
+@pytest.mark.parametrize("motion", [None, [MotionChain()], [MotionChain(backwards=True)]])
 def test_without_vectors_everything_is_the_fallback(motion):
     key, one = panning(2, (4, 0))
     field = CodecMotion()(Memory(key, ()), Frame(one, motion=motion))
     assert field.fallback == (1.0,)
     assert torch.isfinite(field.flow).all()
+
+
+def test_backwards_motion_is_reversed_from_where_it_ends():
+    totals = accumulate_backwards([uniform(-8, 0), uniform(-16, 8)], ROWS, COLUMNS)  # the key is the last frame
+    np.testing.assert_allclose(totals[1][1:, :-2], uniform(16, -8)[1:, :-2])
+    assert np.isnan(totals[1][0]).all(), "the first row's content enters before the key: it comes from no cell"
+    assert np.isnan(totals[1][:, -2:]).all()
+    np.testing.assert_allclose(totals[2][1:, :-3], uniform(24, -8)[1:, :-3])
+
+
+def test_frames_on_both_sides_of_the_key():
+    before, key, after = panning(3, (8, 0))
+    step = uniform(-8, 0)
+    chains = [MotionChain([step], backwards=True), MotionChain([step])]
+    field = CodecMotion()(Memory(key, ()), Frame(torch.cat([before, after]), motion=chains))
+    assert field.flow[0, 0, :, :-1].unique().tolist() == [1.0]
+    assert field.flow[1, 0].unique().tolist() == [-1.0]
+    assert field.fallback == (pytest.approx(1 / COLUMNS), 0.0)
