@@ -19,11 +19,11 @@ def panning(count, step, size=(96, 160), seed=0):
     return [torch.from_numpy(np.ascontiguousarray(v)).permute(2, 0, 1)[None] for v in views]
 
 
-@pytest.mark.parametrize("longer", [80, 60])
+@pytest.mark.parametrize("longer", [160, 120])
 def test_flow_points_from_the_current_frame_to_the_key(longer):
-    key, current = panning(2, (6, -4))
+    key, current = panning(2, (6, -4), size=(192, 320))
     field = DISFlow(longer=longer)(Memory(key, ()), Frame(current))
-    shrink = 160 / longer
+    shrink = 320 / longer
     middle = field.flow[0, :, 4:-4, 4:-4] * shrink
     assert middle[0].median() == pytest.approx(-6, abs=0.5)
     assert middle[1].median() == pytest.approx(4, abs=0.5)

@@ -54,9 +54,11 @@ class DISFlow(Aligner):
 
     def flow(self, keys: Sequence[np.ndarray], greys: Sequence[np.ndarray]) -> Tensor:
         """`[N, 2, h, w]` in pixels of the grey images, from each to its key (or to the only one)."""
-        # Made anew: an estimator keeps buffers of its last images, and predictors share this module.
-        estimator = cv2.DISOpticalFlow.create(DIS_PRESETS[self.preset])
-        flows = [estimator.calc(g, keys[n if len(keys) > 1 else 0], None) for n, g in enumerate(greys)]
+        # An estimator's result depends on the images it saw before: each pair gets its own.
+        flows = [
+            cv2.DISOpticalFlow.create(DIS_PRESETS[self.preset]).calc(grey, keys[n if len(keys) > 1 else 0], None)
+            for n, grey in enumerate(greys)
+        ]
         return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)
 
     def _grey(self, image: Tensor) -> list[np.ndarray]:
