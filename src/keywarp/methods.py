@@ -116,16 +116,20 @@ def wrap(
     *,
     flow: str = "dis",
     interval: int = 5,
-    key_position: int = 0,
+    key_position: int | None = None,
 ) -> VideoModel:
     """Any trained detector or segmentation model, run on key frames and carried to the others (004, "SFF").
 
     detector: a torchvision detection or segmentation model, the path of an ONNX detector, or `Parts` of your own.
     flow: of `FLOWS`; nothing is trained, the scale field is one everywhere. interval 1 runs every frame.
+    key_position: by default the middle of the segment, which halves the distances that features are carried over;
+    0 answers live frames at once.
     """
     if flow not in FLOWS:
         raise unknown("flow source", flow, FLOWS)
     parts = _parts(detector)
+    if key_position is None:
+        key_position = interval // 2
     return VideoModel(
         parts.feature_network,
         parts.head,
@@ -212,6 +216,7 @@ def load(
     weights: str | None = None,
     num_classes: int | None = None,
     device: str = "auto",
+    half: bool = False,
 ) -> VideoModel:
     """A model ready for inference, from a name or a file.
 
@@ -219,7 +224,7 @@ def load(
     detector or of a keywarp `.safetensors` file; or "rfcn" / "dff" to build one from `weights`.
     method, backbone, flow, interval, key_position, num_classes: override what the model comes with.
     weights: a file; for "torchvision/NAME" also the name of a torchvision weights entry; "random" for speed tests.
-    device: "auto" (CUDA where present), "cpu", "cuda", "cuda:1" …
+    device: "auto" (CUDA where present), "cpu", "cuda", "cuda:1" … half: bfloat16 where it is safe, on CUDA.
     """
     options = {"flow": flow, "interval": interval, "key_position": key_position}
     options = {name: value for name, value in options.items() if value is not None}
@@ -234,7 +239,12 @@ def load(
         options |= {k: v for k, v in (("backbone", backbone), ("num_classes", num_classes)) if v is not None}
         built = _trained(name, method, weights, options)
     built.description = {"model": name} | built.description
-    return for_inference(built).to(_device(device))
+    place = _device(device)
+    if half and place.type != "cuda":
+        raise UserError(f"half precision needs a CUDA device, this one is {place.type}; leave --half out")
+    ready = for_inference(built).to(place)
+    ready.half_precision = half
+    return ready
 
 
 def _wrapped_parts(name: str, weights: str | None) -> Parts:

@@ -102,8 +102,12 @@ class VideoPredictor:
             self._next += 1
         return results
 
-    @torch.inference_mode()
     def _carry_out(self, step: Step) -> None:
+        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.model.half_precision)
+        with torch.inference_mode(), half:
+            self._compute(step)
+
+    def _compute(self, step: Step) -> None:
         model, frames = self.model, step.frames
         image = torch.stack([self._inputs[i] for i in frames]).to(self.device, non_blocking=True)
         memory = self._memories.get(frames[0])
