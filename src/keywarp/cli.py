@@ -1,0 +1,98 @@
+"""The command line: parses, then calls one function for each command. What is slow to import is imported there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from keywarp import __version__
+from keywarp.errors import InterruptedWorkError, UserError
+from keywarp.options import BoxOptions, RunOptions
+
+app = App(
+    name="keywarp",
+    help="Fast, steady object detection and segmentation in video.",
+    version=__version__,
+    default_parameter=Parameter(negative=()),
+    result_action="return_value",
+)
+
+RUN, BOXES = RunOptions(), BoxOptions()  # the defaults
+
+Sources = Annotated[
+    list[str],
+    Parameter(
+        name="--source",
+        help="files, folders, quoted patterns, addresses, camera:0",
+        negative=(),
+        allow_leading_hyphen=False,
+    ),
+]
+
+
+@app.command
+def detect(source: Sources, run: RunOptions = RUN, boxes: BoxOptions = BOXES) -> int:
+    """Find objects: an annotated NAME.mp4 and NAME.json (COCO's layout) for every video.
+
+    Results appear when a video is done; Ctrl-C leaves valid files of the frames so far.
+    """
+    from keywarp.detect import annotate
+
+    return annotate(source, run, boxes)
+
+
+@app.command
+def segment(source: Sources, run: RunOptions = RUN) -> int:
+    """Label every pixel: an annotated NAME.mp4, NAME.json, and label maps NAME/000000.png … for every video."""
+    from keywarp.detect import annotate
+
+    return annotate(source, run)
+
+
+@app.command
+def models(*, json: Annotated[bool, Parameter(help="as JSON")] = False) -> None:
+    """List methods and variants with what they cost."""
+    from keywarp.listing import print_models
+
+    print_models(json)
+
+
+@app.command
+def doctor() -> None:
+    """Show what this installation can do: versions, devices, codecs, speed."""
+    from keywarp.doctor import examine
+
+    examine()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code. 0: done, 1: failed midway, 2: a mistake in what was asked, 130: interrupted.
+
+    A failure is one line on standard error. KEYWARP_DEBUG=1 shows the traceback of an unexpected one.
+    """
+    try:
+        return app(arguments, exit_on_error=False, print_error=False) or 0
+    except (CycloptsError, UserError) as error:
+        return _fail(str(error), 2)
+    except InterruptedWorkError as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader of standard output has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("KEYWARP_DEBUG"):
+            raise
+        hint = "(run with KEYWARP_DEBUG=1 for the traceback)"
+        return _fail(f"unexpected {type(error).__name__}: {error} {hint}", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"keywarp: {' '.join(message.split())}", file=sys.stderr)
+    return code

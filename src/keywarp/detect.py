@@ -1,0 +1,289 @@
+"""Videos in, results out: `detect` in Python, and the work behind `keywarp detect` and `keywarp segment`."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import av
+import torch
+
+from keywarp.data.video import VideoSource, expand_sources, open_video
+from keywarp.errors import InterruptedWorkError, UserError, unknown
+from keywarp.model import VideoModel
+from keywarp.options import BoxOptions, RunOptions
+from keywarp.outputs import Outputs, Paths, already_complete, plan
+from keywarp.predictor import VideoPredictor
+from keywarp.progress import ProgressBar, Timer
+from keywarp.structures import FrameResult, VideoFrame
+from keywarp.summary import measured, summary
+from keywarp.transform import ImageTransform
+
+
+def detect(
+    source: str | Path,
+    model: VideoModel,
+    *,
+    batch: int = 8,
+    start: int = 0,
+    stop: int | None = None,
+    stride: int = 1,
+) -> Iterator[FrameResult]:
+    """The results of a video, one by one as they are ready; neither frames nor results pile up.
+
+    source: as for `open_video`. batch: frames computed together; a live source always takes 1. start, stop, stride:
+    every stride-th of the frames start … stop − 1. Raises UserError when the source cannot be read.
+    """
+    with open_video(source, start=start, stop=stop, stride=stride, motion=_uses_motion(model)) as video:
+        yield from VideoPredictor(model, batch=1 if video.is_live else batch).run(video)
+
+
+def annotate(sources: Sequence[str], options: RunOptions, boxes: BoxOptions | None = None) -> int:
+    """The exit code of `keywarp detect`, or without `boxes` of `keywarp segment`: results of all sources in files.
+
+    0: all done. 1: some sources failed. 130: interrupted. Raises UserError before any work, and for a single source
+    also what made it fail.
+    """
+    from keywarp import methods
+
+    task = "segment" if boxes is None else "detect"
+    found = expand_sources(sources)
+    folder = options.output or Path("runs") / task
+    planned = plan(found, folder, options, boxes)
+    names = ("method", "backbone", "flow", "interval", "key_position", "weights", "device", "half")
+    model = methods.load(options.model, **{name: getattr(options, name) for name in names})
+    run = Run(model, options, boxes, _labels(model.classes, boxes.classes) if boxes else None)
+    failed = False
+    with StopRequest() as stop:
+        for source, paths in zip(found, planned, strict=True):
+            try:
+                run.video(source, paths, stop)
+            except (UserError, InterruptedWorkError) as error:
+                if len(found) == 1:
+                    raise
+                print(f"keywarp: {error}", file=sys.stderr)
+                failed = True
+            if stop.requested:
+                return 130
+    _tell(f"Results saved to {folder}", options)
+    return 1 if failed else 0
+
+
+class StopRequest:
+    """Whether Ctrl-C or SIGTERM came while it was open: work ends after the frames at hand, at a second one now."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, action in self._before.items():
+            signal.signal(number, action)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@dataclass(frozen=True)
+class Run:
+    """A model with what was asked for; `video` does one video. labels: the classes that are kept, None = all."""
+
+    model: VideoModel
+    options: RunOptions
+    boxes: BoxOptions | None
+    labels: tuple[int, ...] | None
+
+    def video(self, source: str, paths: Paths, stop: StopRequest) -> None:
+        """Results of one source in its files; a summary is printed. Raises UserError or InterruptedWorkError."""
+        options, timer, began = self.options, Timer(), time.perf_counter()
+        start, end = options.span
+        selection = {"start": start, "stop": end, "stride": options.stride}
+        with open_video(source, **selection, motion=_uses_motion(self.model)) as video:  # type: ignore[arg-type]
+            header = self._header(video)
+            if options.resume and video.is_live and paths.journal.exists():
+                raise UserError(f"{video.name} is live and cannot be resumed; start again with --overwrite")
+            if options.resume and already_complete(paths, header):
+                _tell(f"{video.name}: complete already", options)
+                return
+            outputs = Outputs(paths, video, header, self.model.classes, overwrite=options.overwrite)
+            journal = outputs.journal
+
+            def info(complete: bool) -> dict[str, Any]:
+                return {**header, **measured(outputs, video, timer), "complete": complete}
+
+            try:
+                with ProgressBar(video.name, video.frame_count) as bar:
+                    for _ in self._frames(video, outputs, timer, stop):
+                        bar.show(journal.count, journal.count - journal.stored, journal.key_frames)
+            except BaseException:
+                with suppress(InterruptedWorkError):
+                    outputs.close(lambda: info(False), complete=False, resumable=not video.is_live)
+                raise
+            complete = not stop.requested
+            outputs.close(lambda: info(complete), complete=complete, resumable=not video.is_live)
+            if complete and journal.count == 0:
+                raise UserError(f"{video.name} has no frame to work on; check --frames and --stride")
+            if complete:
+                _tell(summary(info(complete), time.perf_counter() - began, journal.count - journal.stored), options)
+            else:
+                _report_stop(video, outputs)
+
+    def _frames(self, video: VideoSource, outputs: Outputs, timer: Timer, stop: StopRequest) -> Iterator[None]:
+        """Do the work, yielding after each frame: stored results are drawn again, the network does the rest.
+
+        The network starts again at the last key frame and, where key frames lie inside their segments, the frames of
+        its segment before it; so every key frame falls where it would have without the interruption.
+        """
+        journal, batch = outputs.journal, 1 if video.is_live else self.options.batch
+        predictor = VideoPredictor(_timed(self.model, timer), batch=batch)
+        restart = max((journal.last_key or 0) - self.model.scheduler.latency, 0)
+        stored = outputs.stored()
+        waiting: deque[VideoFrame] = deque()  # without a result: at most the batch and the scheduler's latency
+        chunk: list[VideoFrame] = []
+        ended = False
+        while not (stop.requested or ended):
+            with timer("decode"):
+                frame = _next(video, journal.count)
+            ended = frame is None
+            if frame is not None and frame.index < journal.stored:
+                outputs.draw(frame, next(stored))
+                yield
+            if frame is not None and frame.index >= restart:
+                chunk.append(frame)
+                waiting.append(frame)
+            if len(chunk) == batch or ended:
+                with timer("inference"):
+                    results = predictor.push(chunk) + (predictor.flush() if ended else [])
+                chunk = []
+                for result in results:
+                    done = waiting.popleft()
+                    if done.index >= journal.stored:
+                        with timer("draw and write"):
+                            self._add(outputs, done, result, video.name)
+                        yield
+
+    def _add(self, outputs: Outputs, frame: VideoFrame, result: FrameResult, name: str) -> None:
+        record = outputs.add(frame, self._kept(result))
+        if self.options.stream:
+            print(json.dumps({"video": name, **record}, ensure_ascii=False), flush=True)
+
+    def _kept(self, result: FrameResult) -> FrameResult:
+        """The result with the detections that were asked for."""
+        found = result.detections
+        if found is None or self.boxes is None:
+            return result
+        keep = found.scores >= self.boxes.threshold
+        if self.labels is not None:
+            keep &= torch.isin(found.labels, torch.tensor(self.labels))
+        return replace(result, detections=found[keep])
+
+    def _header(self, video: VideoSource) -> dict[str, Any]:
+        """What results belong to; a run can only be resumed with the same."""
+        options = self.options
+        files = [Path(name) for name in (options.model, options.weights) if name and Path(name).is_file()]
+        settings: dict[str, Any] = {"frames": options.frames, "stride": options.stride, "half": options.half}
+        if self.boxes:
+            kept = None if self.labels is None else [self.model.classes[label] for label in self.labels]
+            settings |= {"threshold": self.boxes.threshold, "classes": kept}
+        header = {
+            "video": {
+                "name": video.name,
+                "width": video.width,
+                "height": video.height,
+                "fps": round(float(video.fps), 4),
+                "frames": video.frame_count,
+                "bytes": video.path.stat().st_size if video.path and video.path.is_file() else None,
+            },
+            "model": {
+                "name": options.model,
+                **self.model.description,
+                "sha256": {path.name: _sha256(path) for path in files},
+            },
+            "settings": settings,
+        }
+        return cast(dict[str, Any], json.loads(json.dumps(header, default=str)))
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _next(video: VideoSource, done: int) -> VideoFrame | None:
+    try:
+        return next(video, None)
+    except (OSError, av.error.FFmpegError) as error:
+        raise InterruptedWorkError(f"reading {video.name} broke off after {done} finished frames: {error}") from error
+
+
+def _uses_motion(model: VideoModel) -> bool:
+    return bool(getattr(model.aligner, "uses_codec_motion", False))
+
+
+class _TimedTransform:
+    """A model's transform with its work on the clock."""
+
+    def __init__(self, transform: ImageTransform, timer: Timer) -> None:
+        self._transform = transform
+        self._timer = timer
+
+    def __call__(self, image: Any) -> torch.Tensor:
+        with self._timer("preprocess"):
+            return self._transform(image)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transform, name)
+
+
+def _timed(model: VideoModel, timer: Timer) -> VideoModel:
+    """The same model, weights shared, that times its transform."""
+    timed = copy.copy(model)
+    timed.transform = cast(ImageTransform, _TimedTransform(model.transform, timer))
+    return timed
+
+
+def _labels(known: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] | None:
+    """Class indices of names or ids, each of `wanted` one or several with commas; None when there are none."""
+    lower = [name.lower() for name in known]
+    labels = set()
+    for name in (part.strip() for each in wanted for part in each.split(",") if part.strip()):
+        if name.lower() in lower:
+            labels.add(lower.index(name.lower()))
+        elif name.isdecimal() and int(name) < len(known):
+            labels.add(int(name))
+        elif name.isdecimal():
+            raise UserError(f"--classes {name} is no class id; the model has 0 to {len(known) - 1}")
+        else:
+            raise unknown("class", name, known)
+    return tuple(sorted(labels)) or None
+
+
+def _report_stop(video: VideoSource, outputs: Outputs) -> None:
+    done = outputs.journal.count
+    of = "" if video.frame_count is None else f" of {video.frame_count}"
+    more = "" if video.is_live else "; the same command with --resume goes on"
+    print(f"keywarp: stopped after {done}{of} frames of {video.name}{more}", file=sys.stderr)
+
+
+def _tell(text: str, options: RunOptions) -> None:
+    """Print for people: standard output, unless that carries the stream."""
+    print(text, file=sys.stderr if options.stream else sys.stdout, flush=True)

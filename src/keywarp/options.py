@@ -1,0 +1,70 @@
+"""What a user can ask of `detect` and `segment`; checked when built, before any work."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from keywarp.errors import UserError
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Which model runs on which frames, and where its results go."""
+
+    model: Annotated[str, Parameter(help="name or file of a model; `keywarp models` lists names")] = "yolox-nano"
+    method: Annotated[str | None, Parameter(help="rfcn, dff or sff, where the model leaves a choice")] = None
+    backbone: Annotated[str | None, Parameter(help="feature network of a model built by method")] = None
+    flow: Annotated[str | None, Parameter(help="what carries features: dis, codec, raft or a flow network")] = None
+    interval: Annotated[int | None, Parameter(help="a key frame every so many frames; 1 = every frame")] = None
+    key_position: Annotated[int | None, Parameter(help="the key frame's place among its interval, from 0")] = None
+    weights: Annotated[str | None, Parameter(help="weight file")] = None
+    device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1 …")] = "auto"
+    half: Annotated[bool, Parameter(help="half precision, on CUDA")] = False
+    batch: Annotated[int, Parameter(help="frames computed together; a live source always takes 1")] = 8
+    frames: Annotated[str | None, Parameter(help="A:B, only frames A to B − 1; either may be left out")] = None
+    stride: Annotated[int, Parameter(help="only every so many frames")] = 1
+    output: Annotated[Path | None, Parameter(help="folder of the results; runs/detect or runs/segment")] = None
+    overwrite: Annotated[bool, Parameter(help="replace results that exist")] = False
+    resume: Annotated[bool, Parameter(help="go on with an interrupted run")] = False
+    stream: Annotated[bool, Parameter(help="print each frame as a line of JSON when it is done")] = False
+    no_video: Annotated[bool, Parameter(help="write no annotated video")] = False
+
+    def __post_init__(self) -> None:
+        for name in ("stride", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if self.overwrite and self.resume:
+            raise UserError("--overwrite starts again and --resume goes on; give one of them")
+        _ = self.span
+
+    @property
+    def span(self) -> tuple[int, int | None]:
+        """(start, stop) of `frames`."""
+        if self.frames is None:
+            return 0, None
+        match = re.fullmatch(r"(\d*):(\d*)", self.frames.strip())
+        start, stop = (int(part) if part else None for part in match.groups()) if match else (None, None)
+        if (start is None and stop is None) or (stop is not None and stop <= (start or 0)):
+            raise UserError(f"--frames must be A:B with A below B, such as 100:200 or 100:, got {self.frames!r}")
+        return start or 0, stop
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class BoxOptions:
+    """Which detections are kept, and in which further files."""
+
+    classes: Annotated[tuple[str, ...], Parameter(help="only these, by name or id: person,car")] = ()
+    threshold: Annotated[float, Parameter(help="smallest score, 0 to 1, that is drawn and listed")] = 0.5
+    csv: Annotated[bool, Parameter(help="also NAME.csv, a row a detection")] = False
+    mot: Annotated[bool, Parameter(help="also NAME.txt in the MOT challenge's format")] = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise UserError(f"--threshold must be 0 to 1, got {self.threshold:g}")

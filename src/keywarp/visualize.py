@@ -1,0 +1,65 @@
+"""Results drawn on frames.
+
+Legend: (H, W) pixels · M boxes
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import cv2
+import numpy as np
+import supervision as sv
+
+from keywarp.structures import FrameResult
+
+# supervision takes images to be BGR; here they are RGB, so the colours' red and blue change places.
+_COLORS = sv.ColorPalette([sv.Color(c.b, c.g, c.r) for c in sv.ColorPalette.DEFAULT.colors])
+_KEY = sv.Color(255, 200, 0)
+
+PALETTE = np.array([sv.ColorPalette.DEFAULT.by_idx(i).as_rgb() for i in range(256)], np.uint8)
+"""`[256, 3]`, the RGB colour of each class."""
+
+
+def draw(image: np.ndarray, result: FrameResult) -> np.ndarray:
+    """A copy of `image` `[H, W, 3]` uint8 RGB with the result drawn on it; a key frame bears the tag KEY.
+
+    Boxes with class and score, or the segmentation as a coloured overlay.
+    """
+    if result.segmentation is not None:
+        drawn = cv2.addWeighted(image, 0.5, PALETTE[result.segmentation], 0.5, 0)
+    else:
+        drawn = _boxes(np.ascontiguousarray(image).copy(), result)
+    return _key_tag(drawn) if result.is_key else drawn
+
+
+def _boxes(image: np.ndarray, result: FrameResult) -> np.ndarray:
+    detections = result.to_supervision()
+    names = detections.data["class_name"] if result.classes else detections.class_id
+    labels = [f"{name} {score:.2f}" for name, score in zip(names, detections.confidence, strict=True)]
+    boxes, tags = _annotators(image.shape[1], image.shape[0])
+    return tags.annotate(boxes.annotate(image, detections), detections, labels=labels)
+
+
+@cache
+def _annotators(width: int, height: int) -> tuple[sv.BoxAnnotator, sv.LabelAnnotator]:
+    """Lines and letters to suit the frame's size."""
+    thickness = sv.calculate_optimal_line_thickness((width, height))
+    scale = _text_scale(width, height)
+    return (
+        sv.BoxAnnotator(_COLORS, thickness=thickness),
+        sv.LabelAnnotator(_COLORS, text_scale=scale, text_thickness=max(1, thickness // 2), text_padding=4),
+    )
+
+
+def _key_tag(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    scale = _text_scale(width, height)
+    (wide, high), base = cv2.getTextSize("KEY", cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    anchor = sv.Point(wide / 2 + 4, (high + base) / 2 + 2)
+    return sv.draw_text(image, "KEY", anchor, sv.Color.BLACK, scale, 1, 4, background_color=_KEY)
+
+
+def _text_scale(width: int, height: int) -> float:
+    """supervision's choice, but letters that can still be read on a small frame."""
+    return max(sv.calculate_optimal_text_scale((width, height)), 0.4)
