@@ -110,8 +110,9 @@ class Decoder:
                 return
         if position < selection.start:
             raise UserError(f"start {selection.start} is past the end: {self.name} has {position + 1} frames")
-        if self.available is not None and position + 1 < self.available:
-            self.warnings.append(f"{self.name}: {position + 1} of {self.available} announced frames could be decoded")
+        announced = self._stream.frames  # 0 where the container does not say
+        if position + 1 < announced:
+            self.warnings.append(f"{self.name}: {position + 1} of {announced} announced frames could be decoded")
 
     def close(self) -> None:
         """Close the file or connection."""
@@ -155,7 +156,7 @@ class Decoder:
         try:
             for packet in self._container.demux(self._stream):
                 if not packet.size:
-                    break
+                    continue
                 if self._motion:
                     self._motion.note(packet)
                 yield packet

@@ -64,7 +64,7 @@ def motion_field(
     left, top = (x - wide // 2 + CELL // 2 - 1) // CELL + 2, (y - high // 2 + CELL // 2 - 1) // CELL + 2
     stride = columns + 4
     cell = top * stride + left
-    canvas = np.full((rows + 4) * stride, np.nan, np.complex64)  # dx + i·dy: one assignment moves both
+    canvas = np.full((rows + 4) * stride, complex(np.nan, np.nan), np.complex64)  # dx + i·dy: one assignment moves both
     value = np.ascontiguousarray(moved).view(np.complex64)[:, 0]
     for chosen in _past_last(vectors, is_past):
         for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
@@ -101,7 +101,7 @@ class MotionReader:
     def note(self, packet: av.Packet) -> None:
         """Remember which references the packet's frame can have."""
         time = packet.pts
-        if time is None or not packet.size:
+        if time is None:
             return
         past = max((t for t in self._references if t < time), default=None)
         future = min((t for t in self._references if t > time), default=None)
