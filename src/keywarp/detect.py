@@ -205,6 +205,7 @@ class Run:
             kept = None if self.labels is None else [self.model.classes[label] for label in self.labels]
             settings |= {"threshold": self.boxes.threshold, "classes": kept}
         header = {
+            "settings": settings,
             "video": {
                 "name": video.name,
                 "width": video.width,
@@ -214,11 +215,9 @@ class Run:
                 "bytes": video.path.stat().st_size if video.path and video.path.is_file() else None,
             },
             "model": {
-                "name": options.model,
                 **self.model.description,
                 "sha256": {path.name: _sha256(path) for path in files},
             },
-            "settings": settings,
         }
         return cast(dict[str, Any], json.loads(json.dumps(header, default=str)))
 

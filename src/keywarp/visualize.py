@@ -13,9 +13,19 @@ import supervision as sv
 
 from keywarp.structures import FrameResult
 
-# supervision takes images to be BGR; here they are RGB, so the colours' red and blue change places.
-_COLORS = sv.ColorPalette([sv.Color(c.b, c.g, c.r) for c in sv.ColorPalette.DEFAULT.colors])
-_KEY = sv.Color(255, 200, 0)
+_COLORS = sv.ColorPalette.DEFAULT.colors
+
+
+def _swapped(colors: list[sv.Color]) -> sv.ColorPalette:
+    """supervision takes images to be BGR; here they are RGB, so red and blue change places."""
+    return sv.ColorPalette([sv.Color(c.b, c.g, c.r) for c in colors])
+
+
+_FILL = _swapped(_COLORS)
+_LETTERS = sv.ColorPalette(
+    [sv.Color.BLACK if 0.3 * c.r + 0.6 * c.g + 0.1 * c.b > 140 else sv.Color.WHITE for c in _COLORS]
+)
+_KEY = _swapped([sv.Color(255, 200, 0)]).by_idx(0)
 
 PALETTE = np.array([sv.ColorPalette.DEFAULT.by_idx(i).as_rgb() for i in range(256)], np.uint8)
 """`[256, 3]`, the RGB colour of each class."""
@@ -47,8 +57,10 @@ def _annotators(width: int, height: int) -> tuple[sv.BoxAnnotator, sv.LabelAnnot
     thickness = sv.calculate_optimal_line_thickness((width, height))
     scale = _text_scale(width, height)
     return (
-        sv.BoxAnnotator(_COLORS, thickness=thickness),
-        sv.LabelAnnotator(_COLORS, text_scale=scale, text_thickness=max(1, thickness // 2), text_padding=4),
+        sv.BoxAnnotator(_FILL, thickness=thickness),
+        sv.LabelAnnotator(
+            _FILL, text_color=_LETTERS, text_scale=scale, text_thickness=max(1, thickness // 2), text_padding=4
+        ),
     )
 
 
