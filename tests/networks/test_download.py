@@ -98,7 +98,7 @@ def test_no_network(tmp_path):
 
 
 def test_an_address_that_is_none(tmp_path):
-    with pytest.raises(UserError, match="could not download weights/net.onnx"):
+    with pytest.raises(UserError, match=r"could not download weights/net.onnx"):
         fetch("weights/net.onnx", sha256=None, folder=tmp_path)
 
 
