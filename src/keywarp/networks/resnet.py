@@ -1,0 +1,199 @@
+"""ResNet feature networks at stride 16 (004, section 4): conv5 dilated, then a 3×3 that reduces the channels.
+
+Legend: N images · C channels · (H, W) pixels · (h, w) cells of 16 × 16 pixels
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.ops import FrozenBatchNorm2d
+
+from keywarp.model import FeatureNetwork
+from keywarp.networks.deformable import DeformableConv2d
+from keywarp.networks.weight_files import load_weights, torchvision_state
+from keywarp.structures import Features
+
+BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    10: (BasicBlock, (1, 1, 1, 1)),
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+}
+# RGB 0…255: torchvision's weights, and the papers' Caffe-style ones.
+IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+CAFFE = ((123.15, 115.90, 103.06), (1.0, 1.0, 1.0))
+TAIL_BLOCKS = {5: 1, 12: 3, 21: 6}
+"""Residual blocks in the task network, by its number of layers (004, Table 5, which counts bottlenecks)."""
+
+
+class ResNet(FeatureNetwork):
+    """ResNet with stride 16 and a reduction to `channels`; parameter names are torchvision's.
+
+    depth: 18, 34, 50, 101, or 10 (one block a stage). channels: of the reduction, 3×3 with dilation 6 and ReLU. width:
+    channels of the stem. deformable: the last 0, 3 or 6 3×3 convolutions of conv4 and conv5 are deformable (for six,
+    the papers do not say where the other three are: we take the last three blocks of conv4). stride_in_1x1: the Caffe
+    layout and normalisation of the papers' weights, instead of torchvision's. imagenet_weights: "DEFAULT" or another
+    torchvision name, or a file.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        depth: int = 101,
+        *,
+        channels: int = 1024,
+        width: int = 64,
+        deformable: int = 0,
+        stride_in_1x1: bool = False,
+        imagenet_weights: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if depth not in BLOCKS:
+            raise ValueError(f"depth must be one of {list(BLOCKS)}, got {depth}")
+        if deformable not in (0, 3, 6):
+            raise ValueError(f"deformable must be 0, 3 or 6 layers, got {deformable}")
+        block, counts = BLOCKS[depth]
+        mean, std = CAFFE if stride_in_1x1 else IMAGENET
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = _stage(block, width, width, counts[0], stride=1, stride_in_1x1=stride_in_1x1)
+        inner = width * block.expansion
+        self.layer2 = _stage(block, inner, 2 * width, counts[1], stride=2, stride_in_1x1=stride_in_1x1)
+        self.layer3 = _stage(block, 2 * inner, 4 * width, counts[2], stride=2, stride_in_1x1=stride_in_1x1)
+        self.layer4 = _stage(block, 4 * inner, 8 * width, counts[3], stride=1, stride_in_1x1=stride_in_1x1)
+        _dilate(self.layer4, 2)
+        self.reduction: nn.Module = nn.Sequential(nn.Conv2d(8 * inner, channels, 3, padding=6, dilation=6), nn.ReLU())
+        self.channels = channels
+        self._statistics_frozen = False
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.reduction[0].bias)
+        if imagenet_weights is not None:
+            state = torchvision_state(f"resnet{depth}", imagenet_weights)
+            load_weights(self, state, ignore=("fc.", "reduction."))
+        _deform([self.layer3, self.layer4], deformable)
+
+    def forward(self, image: Tensor) -> Features:
+        """One level `[N, channels, ceil(H/16), ceil(W/16)]` of images `[N, 3, H, W]`, RGB 0…255."""
+        x = (image.to(self.mean.dtype) - self.mean) / self.std
+        if self.conv1.weight.is_contiguous(memory_format=torch.channels_last):
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        return (self.reduction(self.layer4(self.layer3(self.layer2(self.layer1(x))))),)
+
+    def freeze(self) -> None:
+        """Fix what detectors fix in fine-tuning: conv1 and conv2_x, and every batch norm's statistics.
+
+        The statistics stay fixed under a later `train()`; scale and shift of conv3 to conv5 train on.
+        """
+        for part in (self.conv1, self.bn1, self.layer1):
+            part.requires_grad_(False)
+        self._statistics_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> ResNet:
+        """As of every module, with frozen statistics left alone."""
+        super().train(mode)
+        if self._statistics_frozen:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def split(self, task_layers: int) -> tuple[ResNet, nn.Sequential]:
+        """This network without its last blocks, and those blocks with the reduction as the task network's beginning.
+
+        task_layers: 5, 12 or 21 (004, Table 5). With bottlenecks of width 64 the features then have 2,048, 1,024 and
+        1,024 channels.
+        """
+        if task_layers not in TAIL_BLOCKS:
+            raise ValueError(f"task layers must be 0, 1, 5, 12 or 21 (004, Table 5), got {task_layers}")
+        blocks, count = [*self.layer3, *self.layer4], TAIL_BLOCKS[task_layers]
+        if count >= len(blocks):
+            raise ValueError(f"{task_layers} task layers need more than {count} blocks in conv4 and conv5")
+        kept = blocks[:-count]
+        tail = nn.Sequential(*blocks[-count:], self.reduction)
+        in_conv4 = min(len(self.layer3), len(kept))
+        self.layer3, self.layer4 = nn.Sequential(*kept[:in_conv4]), nn.Sequential(*kept[in_conv4:])
+        self.reduction = nn.Identity()
+        self.channels = _last_convolution(kept[-1]).out_channels
+        return self, tail
+
+
+def _stage(
+    block: type[BasicBlock] | type[Bottleneck],
+    inputs: int,
+    planes: int,
+    count: int,
+    *,
+    stride: int,
+    stride_in_1x1: bool,
+) -> nn.Sequential:
+    outputs = planes * block.expansion
+    shortcut = None
+    if stride != 1 or inputs != outputs:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    first = block(inputs, planes, stride, shortcut)
+    if stride_in_1x1 and isinstance(first, Bottleneck):
+        first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+    return nn.Sequential(first, *(block(outputs, planes) for _ in range(count - 1)))
+
+
+def _convolutions_3x3(stages: list[nn.Sequential]) -> list[tuple[nn.Module, str]]:
+    """Every 3×3 convolution in order of execution, as (block, attribute)."""
+    return [
+        (block, name)
+        for stage in stages
+        for block in stage
+        for name in ("conv1", "conv2")
+        if getattr(block, name).kernel_size == (3, 3)
+    ]
+
+
+def _dilate(stage: nn.Sequential, dilation: int) -> None:
+    for block, name in _convolutions_3x3([stage]):
+        conv = getattr(block, name)
+        conv.dilation = conv.padding = (dilation, dilation)
+
+
+def _deform(stages: list[nn.Sequential], count: int) -> None:
+    for block, name in _convolutions_3x3(stages)[len(_convolutions_3x3(stages)) - count :]:
+        setattr(block, name, DeformableConv2d(getattr(block, name)))
+
+
+def _last_convolution(block: nn.Module) -> nn.Conv2d:
+    last = block.conv3 if isinstance(block, Bottleneck) else block.conv2
+    assert isinstance(last, nn.Conv2d)
+    return last
+
+
+def for_inference(model: nn.Module) -> nn.Module:
+    """The model, ready to run fast: batch norms folded into the convolutions before them, channels-last, eval."""
+    model.eval()
+    for parent in model.modules():
+        before: nn.Module | None = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d | FrozenBatchNorm2d) and isinstance(before, nn.Conv2d):
+                _fold(before, child)
+                setattr(parent, name, nn.Identity())
+            before = child
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@torch.no_grad()
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> None:
+    statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)  # type: ignore[arg-type]

@@ -1,0 +1,109 @@
+"""Weight files: reading others', and keywarp's own, which say how to build the model they belong to."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from keywarp.errors import UserError
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a .pth / .pt file (never unpickling code), by name."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no weight file {path}; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} is no weight file (.safetensors, or .pth of tensors only): {reason}") from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path} holds no dictionary of tensors; save model.state_dict()")
+    return state
+
+
+def load_weights(module: nn.Module, weights: str | Path | Mapping[str, Tensor], *, ignore: Sequence[str] = ()) -> None:
+    """Fill the module; raises UserError that names what does not match.
+
+    weights: a file or tensors by name. ignore: beginnings of names that may be missing or left over.
+    """
+    state = dict(weights) if isinstance(weights, Mapping) else read_state_dict(weights)
+    where = "these weights" if isinstance(weights, Mapping) else str(weights)
+    own = module.state_dict()
+    ignored = tuple(ignore)
+    missing = [n for n in own if n not in state and not n.startswith(ignored) and not n.endswith("num_batches_tracked")]
+    left_over = [n for n in state if n not in own and not n.startswith(ignored)]
+    misshapen = [
+        f"{n} (wanted {list(own[n].shape)}, got {list(state[n].shape)})"
+        for n in own
+        if n in state and own[n].shape != state[n].shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+        for what, names in (("missing", missing), ("of another shape", misshapen), ("unknown", left_over))
+        if names
+    ]
+    if problems:
+        raise UserError(f"{where} do not fit this {type(module).__name__}: {'; '.join(problems)}")
+    module.load_state_dict({n: t for n, t in state.items() if n in own}, strict=False)
+
+
+def save_model(path: Path, module: nn.Module, description: Mapping[str, Any], *, half: bool = False) -> None:
+    """Write the module's tensors and how to build it (method, arguments, classes …), whole or not at all.
+
+    half: floating-point tensors in half precision.
+    """
+    tensors = {
+        name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
+        for name, t in module.state_dict().items()
+    }
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(tensors, temporary, metadata={"keywarp": json.dumps(dict(description))})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """How to build the model of a keywarp weight file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = (file.metadata() or {}).get("keywarp")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is no .safetensors file: {error}") from None
+    if description is None:
+        raise UserError(f"{path} does not say how to build its model; name one with --model rfcn or dff and --weights")
+    return json.loads(description)
+
+
+def torchvision_state(name: str, weights: str | Path) -> dict[str, Tensor]:
+    """The tensors of a torchvision model: by the name of its weights ("DEFAULT", …; downloaded once) or from a file."""
+    from torchvision.models import get_model_weights
+
+    if Path(weights).suffix:
+        return read_state_dict(weights)
+    known = get_model_weights(name)
+    if weights not in [*known.__members__, "DEFAULT"]:
+        raise UserError(f"unknown weights {weights!r} for {name}; known: DEFAULT, {', '.join(known.__members__)}")
+    entry = known[str(weights)]
+    try:
+        return dict(entry.get_state_dict(progress=True, check_hash=True))
+    except (URLError, OSError) as error:
+        raise UserError(f"cannot download {entry.url} ({error}); download it elsewhere and give the file") from None
