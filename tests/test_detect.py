@@ -185,7 +185,7 @@ def test_frames_and_stride(clip, tmp_path, use):
 @pytest.mark.parametrize(
     ("scheduler", "killed_at"),
     [
-        (FixedInterval(4), 14),
+        (FixedInterval(4), 17),
         (FixedInterval(4), 12),
         (FixedInterval(1), 9),
         (SegmentCentre(5), 11),

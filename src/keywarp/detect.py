@@ -116,8 +116,8 @@ class Run:
         """Results of one source in its files; a summary is printed. Raises UserError or InterruptedWorkError."""
         options, timer, began = self.options, Timer(), time.perf_counter()
         start, end = options.span
-        selection = {"start": start, "stop": end, "stride": options.stride}
-        with open_video(source, **selection, motion=_uses_motion(self.model)) as video:  # type: ignore[arg-type]
+        motion = _uses_motion(self.model)
+        with open_video(source, start=start, stop=end, stride=options.stride, motion=motion) as video:
             header = self._header(video)
             if options.resume and video.is_live and paths.journal.exists():
                 raise UserError(f"{video.name} is live and cannot be resumed; start again with --overwrite")
