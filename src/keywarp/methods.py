@@ -20,7 +20,7 @@ from keywarp.alignment.codec import CodecMotion
 from keywarp.alignment.correspondence import Aligner
 from keywarp.alignment.flownet import FLOW_NETWORKS
 from keywarp.errors import UserError, unknown
-from keywarp.heads.rfcn import RFCNHead
+from keywarp.heads.rfcn import RFCNHead, ScoreMaps
 from keywarp.model import FeatureNetwork, TaskHead, VideoModel
 from keywarp.networks.resnet import ResNet, for_inference
 from keywarp.networks.weight_files import load_weights, read_description
@@ -159,14 +159,14 @@ def _parts(detector: Parts | nn.Module | str | Path) -> Parts:
 class _FeaturesWithMaps(FeatureNetwork):
     """A feature network whose features are the score maps themselves: nothing learnable is left for the task."""
 
-    def __init__(self, body: FeatureNetwork, maps: nn.Module, channels: int) -> None:
+    def __init__(self, body: FeatureNetwork, score_maps: ScoreMaps) -> None:
         super().__init__()
         self.body = body
-        self.maps = maps
-        self.channels = channels
+        self.score_maps = score_maps
+        self.channels = score_maps.channels
 
     def forward(self, image: Tensor) -> Features:
-        return self.maps(self.body(image))
+        return self.score_maps(self.body(image))
 
 
 class _HeadWithTail(TaskHead):
@@ -200,7 +200,7 @@ def _detector(
     if task_layers == 1:
         return body, head
     if task_layers == 0:
-        return head.split(body)
+        return _FeaturesWithMaps(body, head.score_maps), head.dense
     trunk, tail = body.split(task_layers)
     return trunk, _HeadWithTail(tail, head)
 

@@ -1,0 +1,236 @@
+"""The R-FCN head (Dai et al. 2016; 004, section 4): proposals from one half of the features, scores from the other.
+
+Legend: N images · C classes · G = 7 bins along a side · A = 9 anchors a cell · (h, w) cells · R regions · M boxes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import box_iou, clip_boxes_to_image, ps_roi_pool
+
+from keywarp.heads.boxes import decode, encode
+from keywarp.heads.rpn import all_anchors, cell_anchors, flatten, propose, rpn_loss
+from keywarp.model import TaskHead
+from keywarp.ops.nms import multiclass_nms
+from keywarp.ops.psroi import pool_bins
+from keywarp.structures import Detections, Features, Targets
+
+STDS = (0.1, 0.1, 0.2, 0.2)
+HARDEST = 128
+"""Regions that online hard example mining trains on."""
+
+
+class ScoreMaps(nn.Module):
+    """The learnable layer: four 1×1 convolutions. The first half of the features goes to the proposals.
+
+    Channels: 2·A background and object scores, 4·A offsets of the proposals, G²·(C + 1) class scores (background
+    first), G²·8 box offsets (class-agnostic: those of the background, which nobody reads, then those of objects).
+    """
+
+    def __init__(self, channels: int, num_classes: int, anchors: int, group: int) -> None:
+        super().__init__()
+        self.half = channels // 2
+        self.sizes = (2 * anchors, 4 * anchors, group * group * (num_classes + 1), group * group * 8)
+        self.rpn_cls, self.rpn_bbox = (nn.Conv2d(self.half, size, 1) for size in self.sizes[:2])
+        self.cls, self.bbox = (nn.Conv2d(channels - self.half, size, 1) for size in self.sizes[2:])
+        for conv in self.children():
+            assert isinstance(conv, nn.Conv2d)
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    @property
+    def channels(self) -> int:
+        """Channels of all four together."""
+        return sum(self.sizes)
+
+    def proposal_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The first two maps of features `[N, channels, h, w]`."""
+        return self.rpn_cls(x[:, : self.half]), self.rpn_bbox(x[:, : self.half])
+
+    def forward(self, features: Features) -> Features:
+        """All four maps as one, `[N, self.channels, h, w]`."""
+        (x,) = features
+        return (torch.cat([*self.proposal_maps(x), self.cls(x[:, self.half :]), self.bbox(x[:, self.half :])], dim=1),)
+
+
+class ScoreMapsHead(TaskHead):
+    """Detections from the four score maps, as one level; nothing is learnt here (the task network with 0 layers).
+
+    proposals: of each image. score_threshold, nms_threshold, max_detections: of the results. anchor_scales: in cells.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        proposals: int = 300,
+        score_threshold: float = 1e-4,
+        nms_threshold: float = 0.3,
+        max_detections: int = 300,
+        stride: int = 16,
+        group: int = 7,
+        anchor_scales: Sequence[float] = (8, 16, 32),
+        anchor_ratios: Sequence[float] = (0.5, 1, 2),
+    ) -> None:
+        super().__init__()
+        self.sizes = list(sizes)
+        self.proposals = proposals
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+        self.stride = stride
+        self.group = group
+        self.base_anchors: Tensor
+        self.register_buffer("base_anchors", cell_anchors(anchor_scales, anchor_ratios, stride), persistent=False)
+
+    def forward(self, features: Features, image_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """For each image its detections, in pixels of the network's input."""
+        rpn_cls, rpn_bbox, cls, bbox = self.maps(features)
+        regions = self.propose(rpn_cls, rpn_bbox, image_sizes)
+        return self.detect(regions, *self._vote(cls, bbox, regions), image_sizes)
+
+    def maps(self, features: Features) -> tuple[Tensor, ...]:
+        """The four maps one by one."""
+        return features[0].split(self.sizes, dim=1)
+
+    def propose(self, scores: Tensor, offsets: Tensor, image_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """The proposals of each image, `[R, 4]`."""
+        anchors = all_anchors(self.base_anchors, scores.shape[-2:], self.stride)
+        images = zip(*flatten(scores.float(), offsets.float()), image_sizes, strict=True)
+        return [propose(logits, deltas, anchors, size, after=self.proposals) for logits, deltas, size in images]
+
+    def _vote(self, cls: Tensor, bbox: Tensor, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Class logits `[ΣR, C + 1]` and offsets `[ΣR, 8]`: the mean over the bins of the pooled maps."""
+        pooled = (ps_roi_pool(m.float(), regions, self.group, 1 / self.stride) for m in (cls, bbox))
+        logits, offsets = (p.mean(dim=(2, 3)) for p in pooled)
+        return logits, offsets
+
+    def detect(
+        self, regions: list[Tensor], logits: Tensor, offsets: Tensor, image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Detections]:
+        """The detections of each image from the votes of its regions."""
+        counts = [len(r) for r in regions]
+        results = []
+        for boxes, vote, delta, size in zip(
+            regions, logits.split(counts), offsets.split(counts), image_sizes, strict=True
+        ):
+            boxes = clip_boxes_to_image(decode(delta[:, 4:], boxes, STDS), size)
+            position, label, score = multiclass_nms(
+                boxes,
+                vote.softmax(dim=1)[:, 1:],
+                score_threshold=self.score_threshold,
+                nms_threshold=self.nms_threshold,
+                keep=self.max_detections,
+            )
+            results.append(Detections(boxes[position], score, label))
+        return results
+
+    def loss(self, features: Features, image_sizes: Sequence[tuple[int, int]], targets: Targets) -> dict[str, Tensor]:
+        """Mean over the images of `rpn_objectness`, `rpn_box`, and on the 128 hardest regions `cls` and `box`."""
+        rpn_cls, rpn_bbox, cls, bbox = (m.float() for m in self.maps(features))
+        anchors = all_anchors(self.base_anchors, rpn_cls.shape[-2:], self.stride)
+        with torch.no_grad():
+            proposals = self.propose(rpn_cls, rpn_bbox, image_sizes)
+        # The ground truth takes part as proposals too.
+        regions = [torch.cat([p, t["boxes"].to(p)]) for p, t in zip(proposals, targets, strict=True)]
+        votes, offsets = self._vote(cls, bbox, regions)
+        counts = [len(r) for r in regions]
+        rows = []
+        for logits, deltas, size, target, region, vote, offset in zip(
+            *flatten(rpn_cls, rpn_bbox),
+            image_sizes,
+            targets,
+            regions,
+            votes.split(counts),
+            offsets.split(counts),
+            strict=True,
+        ):
+            truth, labels = target["boxes"].to(region), target["labels"].to(region.device)
+            first = rpn_loss(logits, deltas, anchors, size, truth)
+            rows.append(torch.stack([*first, *hard_example_loss(region, vote, offset[:, 4:], truth, labels)]))
+        means = torch.stack(rows).mean(dim=0)
+        return dict(zip(("rpn_objectness", "rpn_box", "cls", "box"), means, strict=True))
+
+
+def hard_example_loss(
+    regions: Tensor, logits: Tensor, offsets: Tensor, truth: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Class and box loss of one image on the `HARDEST` regions with the highest sum of both.
+
+    regions: `[R, 4]`. logits: `[R, C + 1]`. offsets: `[R, 4]`. truth: `[M, 4]` with labels `[M]`, 0-based. A region is
+    an object when it overlaps one at IoU ≥ 0.5. No suppression among the hard examples.
+    """
+    wanted = torch.zeros(len(regions), dtype=torch.long, device=regions.device)  # 0 = background
+    box_losses = offsets.new_zeros(len(regions))
+    if len(truth):
+        overlap, match = box_iou(regions, truth).max(dim=1)
+        objects = overlap >= 0.5
+        wanted[objects] = labels[match[objects]] + 1
+        targets = encode(truth[match[objects]], regions[objects], STDS)
+        each = F.smooth_l1_loss(offsets[objects], targets, reduction="none").sum(dim=1)
+        box_losses = box_losses.index_put((objects.nonzero()[:, 0],), each)
+    class_losses = F.cross_entropy(logits, wanted, reduction="none")
+    hardest = (class_losses + box_losses).detach().topk(min(HARDEST, len(regions))).indices
+    return class_losses[hardest].mean(), box_losses[hardest].sum() / HARDEST
+
+
+class RFCNHead(TaskHead):
+    """The R-FCN head on features of `channels` channels; the options are those of `ScoreMapsHead`.
+
+    num_classes: without background. At inference the class scores are computed lazily: the features are pooled first,
+    in every bin, and scored then (`lazy`; the same result in a quarter of the time). Training uses the dense maps.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        channels: int = 1024,
+        group: int = 7,
+        anchor_scales: Sequence[float] = (8, 16, 32),
+        anchor_ratios: Sequence[float] = (0.5, 1, 2),
+        **options: float,
+    ) -> None:
+        super().__init__()
+        self.score_maps = ScoreMaps(channels, num_classes, len(anchor_scales) * len(anchor_ratios), group)
+        self.dense = ScoreMapsHead(
+            self.score_maps.sizes,
+            group=group,
+            anchor_scales=anchor_scales,
+            anchor_ratios=anchor_ratios,
+            **options,  # type: ignore[arg-type]
+        )
+        self.lazy = True
+
+    def forward(self, features: Features, image_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """For each image its detections, in pixels of the network's input."""
+        if not self.lazy:
+            return self.dense(self.score_maps(features), image_sizes)
+        (x,) = features
+        regions = self.dense.propose(*self.score_maps.proposal_maps(x), image_sizes)
+        return self.dense.detect(regions, *self._lazy_vote(x[:, self.score_maps.half :], regions), image_sizes)
+
+    def _lazy_vote(self, x: Tensor, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """As `ScoreMapsHead._vote`, from features `[N, C', h, w]`: a bin's mean score is the score of its mean."""
+        group = self.dense.group
+        indexed = torch.cat([F.pad(r, (1, 0), value=n) for n, r in enumerate(regions)])
+        pooled, filled = pool_bins(x, indexed, scale=1 / self.dense.stride, group=group)  # [R, G², C'], [R, G²]
+        votes = []
+        for conv in (self.score_maps.cls, self.score_maps.bbox):
+            # Its channel (c·G + row)·G + column scores class c in that bin, so a class's weights lie together.
+            weight, bias = conv.weight.float().reshape(-1, group**2 * x.shape[1]), conv.bias.float()  # type: ignore[union-attr]
+            score = F.linear(pooled.flatten(1), weight) + F.linear(filled.float(), bias.view(-1, group**2))
+            votes.append(score / group**2)
+        return votes[0], votes[1]
+
+    def maps(self, features: Features) -> tuple[Tensor, ...]:
+        """The four dense score maps."""
+        return self.dense.maps(self.score_maps(features))
+
+    def loss(self, features: Features, image_sizes: Sequence[tuple[int, int]], targets: Targets) -> dict[str, Tensor]:
+        """See `ScoreMapsHead.loss`."""
+        return self.dense.loss(self.score_maps(features), image_sizes, targets)
