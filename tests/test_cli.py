@@ -92,6 +92,8 @@ def test_classes_by_name_or_id(clip, tmp_path, arguments):
         (["--threshold", "1.5"], "--threshold must be 0 to 1, got 1.5"),
         (["--threshold", "high"], 'unable to convert "high" into float'),
         (["--stride", "0"], "--stride must be at least 1, got 0"),
+        (["--interval", "0"], "--interval must be at least 1, got 0"),
+        (["--interval", "4", "--key-position", "4"], "--key-position must be 0 to --interval − 1, got 4"),
         (["--batch", "0"], "--batch must be at least 1, got 0"),
         (["--frames", "7"], "--frames must be A:B with A below B, such as 100:200 or 100:, got '7'"),
         (["--frames", "9:3"], "--frames must be A:B"),

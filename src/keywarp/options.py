@@ -36,9 +36,13 @@ class RunOptions:
     no_video: Annotated[bool, Parameter(help="write no annotated video")] = False
 
     def __post_init__(self) -> None:
-        for name in ("stride", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("stride", "batch", "interval"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} must be at least 1, got {value}")
+        position, interval = self.key_position, self.interval
+        if position is not None and (position < 0 or (interval is not None and position >= interval)):
+            raise UserError(f"--key-position must be 0 to --interval − 1, got {position} with interval {interval}")
         if self.overwrite and self.resume:
             raise UserError("--overwrite starts again and --resume goes on; give one of them")
         _ = self.span
