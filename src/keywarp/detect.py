@@ -216,6 +216,7 @@ class Run:
             },
             "model": {
                 **self.model.description,
+                "model": Path(options.model).name if Path(options.model) in files else options.model,
                 "sha256": {path.name: _sha256(path) for path in files},
             },
         }
