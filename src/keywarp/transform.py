@@ -50,7 +50,7 @@ class ImageTransform:
             ratio = min(self.size[0] / height, self.size[1] / width)
         else:
             ratio = min(self.shorter / min(height, width), self.longer / max(height, width))
-        # int(), not round(): YOLOX and torchvision truncate.
+        # YOLOX truncates; the papers' code rounds.
         cut = int if self.size is not None else round
         resized = (max(1, cut(height * ratio)), max(1, cut(width * ratio)))
         return Placement((height, width), resized, self.size or resized)

@@ -16,7 +16,7 @@ from keywarp.heads.boxes import decode, encode
 from keywarp.heads.rpn import all_anchors, cell_anchors, flatten, propose, rpn_loss
 from keywarp.model import TaskHead
 from keywarp.ops.nms import multiclass_nms
-from keywarp.ops.psroi import pool_bins
+from keywarp.ops.psroi import holds_cells, pool_bins
 from keywarp.structures import Detections, Features, Targets
 
 STDS = (0.1, 0.1, 0.2, 0.2)
@@ -99,9 +99,11 @@ class ScoreMapsHead(TaskHead):
 
     def propose(self, scores: Tensor, offsets: Tensor, image_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """The proposals of each image, `[R, 4]`."""
-        anchors = all_anchors(self.base_anchors, scores.shape[-2:], self.stride)
+        cells = scores.shape[-2:]
+        anchors = all_anchors(self.base_anchors, cells, self.stride)
         images = zip(*flatten(scores.float(), offsets.float()), image_sizes, strict=True)
-        return [propose(logits, deltas, anchors, size, after=self.proposals) for logits, deltas, size in images]
+        found = [propose(logits, deltas, anchors, size, after=self.proposals) for logits, deltas, size in images]
+        return [boxes[holds_cells(boxes, cells, scale=1 / self.stride)] for boxes in found]
 
     def _vote(self, cls: Tensor, bbox: Tensor, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits `[ΣR, C + 1]` and offsets `[ΣR, 8]`: the mean over the bins of the pooled maps."""

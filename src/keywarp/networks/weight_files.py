@@ -104,6 +104,6 @@ def torchvision_state(name: str, weights: str | Path) -> dict[str, Tensor]:
         raise UserError(f"unknown weights {weights!r} for {name}; known: DEFAULT, {', '.join(known.__members__)}")
     entry = known[str(weights)]
     try:
-        return dict(entry.get_state_dict(progress=True, check_hash=True))
+        return dict(entry.get_state_dict(progress=True, check_hash=True, weights_only=True))
     except (URLError, OSError) as error:
         raise UserError(f"cannot download {entry.url} ({error}); download it elsewhere and give the file") from None

@@ -43,6 +43,16 @@ def pool_bins(features: Tensor, regions: Tensor, *, scale: float, group: int = 7
     return pooled.view(len(regions), group * group, C), filled.view(-1, group * group)
 
 
+def holds_cells(boxes: Tensor, size: tuple[int, int], *, scale: float) -> Tensor:
+    """Which boxes `[R, 4]` have a bin that is not empty on a map of `size` (h, w): `[R]` bool.
+
+    Those at the right and lower edge have none; their scores would be zero, which says "any class".
+    """
+    h, w = size
+    start = (boxes[:, :2].float() * scale + 0.5).floor()
+    return (start[:, 0] < w - 1) & (start[:, 1] < h - 1)
+
+
 def _edges(low: Tensor, high: Tensor, scale: float, group: int, size: int) -> tuple[Tensor, Tensor]:
     """First and past-the-last cell of each bin along one axis, `[R, G]` each."""
     start = (low.float() * scale + 0.5).floor()

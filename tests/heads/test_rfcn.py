@@ -1,0 +1,119 @@
+import pytest
+import torch
+from torchvision.ops import box_iou
+
+from keywarp.heads.rfcn import HARDEST, RFCNHead, hard_example_loss
+
+SIZE = (160, 240)
+
+
+def small_head(**options):
+    torch.manual_seed(0)
+    head = RFCNHead(5, channels=64, anchor_scales=(2, 4, 8), **options).eval()
+    for p in head.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    return head
+
+
+def features(images=1, size=SIZE):
+    return (torch.randn(images, 64, -(-size[0] // 16), -(-size[1] // 16)).relu(),)
+
+
+def target(*rows):
+    boxes = torch.tensor([r[:4] for r in rows], dtype=torch.float).reshape(-1, 4)
+    return {"boxes": boxes, "labels": torch.tensor([r[4] for r in rows], dtype=torch.long)}
+
+
+@torch.inference_mode()
+def test_lazy_scores_are_the_dense_scores():
+    head, x = small_head(), features(2)
+    lazy = head(x, [SIZE] * 2)
+    head.lazy = False
+    for ours, dense in zip(lazy, head(x, [SIZE] * 2), strict=True):
+        assert len(ours) == len(dense) > 0
+        torch.testing.assert_close(ours.scores, dense.scores, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.boxes, dense.boxes, atol=1e-3, rtol=0)
+
+
+@torch.inference_mode()
+def test_images_together_are_images_one_by_one():
+    head, (x,) = small_head(), features(3)
+    sizes = [SIZE, (150, 230), (100, 240)]
+    together = head((x,), sizes)
+    for n, size in enumerate(sizes):
+        (alone,) = head((x[n : n + 1],), [size])
+        torch.testing.assert_close(alone.boxes, together[n].boxes, atol=1e-3, rtol=0)
+        assert (alone.boxes[:, 2] <= size[1]).all()
+        assert (alone.boxes[:, 3] <= size[0]).all()
+
+
+@torch.inference_mode()
+def test_results_are_limited_sorted_and_labelled_from_zero():
+    (found,) = small_head(max_detections=20, score_threshold=0.01)(features(), [SIZE])
+    assert len(found) == 20
+    assert (found.scores.diff() <= 0).all()
+    assert (found.scores > 0.01).all()
+    assert set(found.labels.tolist()) <= set(range(5))
+
+
+def test_the_maps_have_the_papers_sizes():
+    maps = RFCNHead(30).maps((torch.zeros(1, 1024, 2, 3),))
+    assert [m.shape[1] for m in maps] == [18, 36, 1519, 392]
+
+
+def test_every_parameter_gets_a_gradient():
+    head = small_head().train()
+    losses = head.loss(features(2), [SIZE] * 2, [target((20, 20, 90, 80, 3)), target((5, 60, 70, 150, 0))])
+    assert set(losses) == {"rpn_objectness", "rpn_box", "cls", "box"}
+    sum(losses.values()).backward()
+    for name, p in head.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.abs().sum() > 0, name
+
+
+def test_images_without_objects_train_as_background():
+    head = small_head().train()
+    losses = head.loss(features(), [SIZE], [target()])
+    assert losses["box"] == losses["rpn_box"] == 0
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in head.parameters() if p.grad is not None)
+
+
+def test_the_hardest_regions_train():
+    regions = torch.tensor([[0.0, 0, 10, 10]]).repeat(300, 1)
+    logits = torch.zeros(300, 3)
+    logits[:200, 0] = 10  # sure of the background, and right
+    logits.requires_grad_()
+    cls, box = hard_example_loss(regions, logits, torch.zeros(300, 4), torch.zeros(0, 4), torch.zeros(0).long())
+    cls.backward()
+    used = logits.grad.abs().sum(1) > 0
+    assert used.sum() == HARDEST
+    assert used[200:].all(), "the unsure ones are the hardest"
+    assert box == 0
+
+
+def test_overlapping_regions_learn_class_and_offsets():
+    regions = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 4], [50, 50, 60, 60]])
+    logits, offsets = torch.zeros(3, 3, requires_grad=True), torch.zeros(3, 4, requires_grad=True)
+    cls, box = hard_example_loss(regions, logits, offsets, torch.tensor([[1.0, 0, 11, 10]]), torch.tensor([1]))
+    (cls + box).backward()
+    assert (logits.grad.argmin(1) == torch.tensor([2, 0, 0])).all()  # label 1 is column 2; IoU < 0.5 is background
+    assert offsets.grad[0, 0] < 0
+    assert (offsets.grad[1:] == 0).all()
+
+
+@pytest.mark.slow
+def test_a_head_learns_one_picture():
+    torch.manual_seed(0)
+    head = RFCNHead(3, channels=64, anchor_scales=(2, 4, 8), proposals=50).train()
+    x, truth = features(), [target((30, 40, 100, 110, 2), (140, 20, 200, 80, 0))]
+    optimiser = torch.optim.Adam(head.parameters(), 5e-3)
+    for _ in range(200):
+        optimiser.zero_grad()
+        sum(head.loss(x, [SIZE], truth).values()).backward()
+        optimiser.step()
+    (found,) = head.eval()(x, [SIZE])
+    for box, label in zip(truth[0]["boxes"], truth[0]["labels"], strict=True):
+        best = (found.labels == label).nonzero()[0, 0]
+        assert found.scores[best] > 0.5
+        assert box_iou(found.boxes[[best]], box[None]) > 0.6
