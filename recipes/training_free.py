@@ -2,10 +2,10 @@
 
     python recipes/training_free.py VIDEO… --model yolox_nano.onnx [--truth MOT.txt …] --output table.md
 
-For every clip, per frame and with key frames every 3, 5 and 10, carried by DIS and by the codec's motion vectors: frames in
-and out, agreement with the per-frame result (share of boxes above the threshold that have a partner of the same class at
-IoU 0.5), person AP50 where a MOT ground truth named like the video is given, milliseconds a frame (one thread, CPU time of
-the process) and for how many frames the codec's motion had to be estimated instead.
+For every clip, per frame and with key frames every 3, 5 and 10, carried by DIS and by the codec's motion vectors:
+frames, agreement with the per-frame result (share of boxes scored 0.3 or more that have a partner of the same class at
+IoU 0.5), person AP50 where a MOT ground truth named like the video is given, milliseconds a frame (one thread, CPU time
+of the process) and for how many frames the codec's motion had to be estimated instead.
 """
 
 from __future__ import annotations

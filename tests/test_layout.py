@@ -12,7 +12,7 @@ ROWS = [
     {"model"},
     {"networks", "heads", "adapters", "data", "evaluation"},
     {"predictor", "methods"},
-    {"listing", "benchmark", "options", "progress", "sinks", "visualize", "outputs", "summary", "detect", "doctor"},
+    {"listing", "benchmark", "options", "progress", "sinks", "visualize", "outputs", "summary", "annotate", "doctor"},
     {"cli", "__main__"},
 ]
 # Aligners that are networks load their weights like every network.

@@ -2,11 +2,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tiny import TinyFlow, tiny_model
 
 from keywarp.predictor import VideoPredictor
 from keywarp.scheduling import AdaptiveInterval, FixedInterval, SegmentCentre
 from keywarp.structures import Frame, Memory, VideoFrame
+from tiny import TinyFlow, tiny_model
 
 
 def video(length, size=(40, 60), seed=0):

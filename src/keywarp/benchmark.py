@@ -11,11 +11,14 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +27,7 @@ from keywarp.data.video import open_video
 from keywarp.errors import UserError
 from keywarp.files import write_atomically
 from keywarp.listing import cost, speedup
-from keywarp.methods import FLOWS, dff, load, rfcn
+from keywarp.methods import FLOWS, dff, load
 from keywarp.model import VideoModel
 from keywarp.predictor import VideoPredictor
 from keywarp.structures import VideoFrame
@@ -63,31 +66,30 @@ def candidates(
     found: list[Candidate] = []
     for name in models:
         trained = name == "dff"
-        weights = "random" if trained or name.startswith("torchvision/") else None
+        common: dict[str, Any] = {"device": device}
+        if trained or name.startswith("torchvision/"):
+            common["weights"] = "random"  # speed does not depend on them
+        if trained:
+            common["backbone"] = backbone
+        single = load("rfcn", **common) if trained else load(name, interval=1, **common)
         per_frame = f"{'rfcn' if trained else name} per frame"
-        options = {"backbone": backbone} if trained else {}
-        single = load("rfcn" if trained else name, weights=weights, device=device, **options, **_every_frame(trained))
         found.append(Candidate(per_frame, single, 1, per_frame))
         for flow in flows:
             if trained == (flow in FLOWS):
                 continue
             r = None
             if trained:
-                row = cost("", lambda f=flow: dff(backbone, flow=f))
-                r = (row.gmac_non_key or 0) / cost("", lambda: rfcn(backbone)).gmac_key
+                row = cost("", partial(dff, backbone, flow=flow))
+                r = (row.gmac_non_key or 0) / row.gmac_key
             for interval in intervals:
                 if interval == 1:
                     continue
-                model = load(name, weights=weights, flow=flow, interval=interval, device=device, **options)
+                model = load(name, flow=flow, interval=interval, **common)
                 bound = None if r is None else speedup(r, interval)
                 found.append(Candidate(f"{name} {flow} l={interval}", model, interval, per_frame, bound))
     if not found:
         raise UserError(f"no model to measure; give --models, e.g. dff or yolox-nano, got {list(models)}")
     return found
-
-
-def _every_frame(trained: bool) -> dict[str, int]:
-    return {} if trained else {"interval": 1}
 
 
 @contextmanager
@@ -219,4 +221,4 @@ def print_table(rows: Sequence[Row], setting: dict[str, object]) -> None:
             "–" if row.share_of_bound is None else f"{row.share_of_bound:.0%}",
             *(f"{row.parts[p]:.1f}" if p in row.parts else "–" for p in parts),
         )
-    Console().print(grid)
+    Console(width=None if sys.stdout.isatty() else 180).print(grid)

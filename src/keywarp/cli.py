@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
@@ -40,7 +41,7 @@ def detect(source: Sources, run: RunOptions = RUN, boxes: BoxOptions = BOXES) ->
 
     Results appear when a video is done; Ctrl-C leaves valid files of the frames so far.
     """
-    from keywarp.detect import annotate
+    from keywarp.annotate import annotate
 
     return annotate(source, run, boxes)
 
@@ -48,7 +49,7 @@ def detect(source: Sources, run: RunOptions = RUN, boxes: BoxOptions = BOXES) ->
 @app.command
 def segment(source: Sources, run: RunOptions = RUN) -> int:
     """Label every pixel: an annotated NAME.mp4, NAME.json, and label maps NAME/000000.png … for every video."""
-    from keywarp.detect import annotate
+    from keywarp.annotate import annotate
 
     return annotate(source, run)
 
@@ -59,6 +60,45 @@ def models(*, json: Annotated[bool, Parameter(help="as JSON")] = False) -> None:
     from keywarp.listing import print_models
 
     print_models(json)
+
+
+@app.command
+def benchmark(
+    video: str,
+    *,
+    models: Annotated[
+        tuple[str, ...], Parameter(help="dff, or names and files as for --model", consume_multiple=True)
+    ] = ("dff",),
+    flows: Annotated[
+        tuple[str, ...],
+        Parameter(help="flownet-s, flownet-half, flownet-inception; dis, codec, raft", consume_multiple=True),
+    ] = ("flownet-s", "flownet-half", "flownet-inception"),
+    intervals: Annotated[tuple[int, ...], Parameter(help="a key frame every so many frames", consume_multiple=True)] = (
+        10,
+        20,
+    ),
+    backbone: Annotated[str, Parameter(help="of dff")] = "resnet-101",
+    rounds: Annotated[int, Parameter(help="each candidate runs once a round; medians are reported")] = 3,
+    threads: Annotated[int, Parameter(help="1: CPU time is measured; more: wall time")] = 1,
+    batch: Annotated[int, Parameter(help="non-key frames computed together; 1 = live")] = 8,
+    device: str = "auto",
+    output: Annotated[Path | None, Parameter(help="also write the figures to this JSON file")] = None,
+) -> None:
+    """Measure how much faster key frames make a model, interleaved with the same model on every frame."""
+    from keywarp import benchmark as measuring
+
+    measuring.benchmark(
+        video,
+        models=models,
+        flows=flows,
+        intervals=intervals,
+        backbone=backbone,
+        rounds=rounds,
+        threads=threads,
+        batch=batch,
+        device=device,
+        output=output,
+    )
 
 
 @app.command

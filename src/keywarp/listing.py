@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from math import prod
 
 import torch
 from torch import nn
@@ -42,9 +45,14 @@ def parameters_mi(model: nn.Module) -> float:
     return (sum(p.numel() for p in model.parameters()) + statistics) / 2**20
 
 
+def _deformable_flops(x: list[int], weight: list[int], *_: object, out_shape: list[int], **__: object) -> int:
+    return 2 * prod(out_shape) * prod(weight[1:])
+
+
 def gmac(run: Callable[[], object]) -> float:
     """10^9 multiply-accumulates of a call; on the meta device nothing is computed."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    ours = {torch.ops.torchvision.deform_conv2d: _deformable_flops}
+    with FlopCounterMode(display=False, custom_mapping=ours) as counter, torch.no_grad():
         run()
     return counter.get_total_flops() / 2e9
 
@@ -61,7 +69,8 @@ def cost(name: str, build: Callable[[], VideoModel], interval: int = 1) -> Cost:
         image = torch.zeros(1, 3, *SIZE)
         with torch.no_grad():
             features = model.feature_network(image)
-        task = gmac(lambda: model.head.maps(features))
+        maps: Callable[..., object] = model.head.maps  # type: ignore[assignment]
+        task = gmac(lambda: maps(features))
         key = gmac(lambda: model.feature_network(image)) + task
         non_key = None
         if model.aligner is not None:
@@ -74,18 +83,18 @@ def cost(name: str, build: Callable[[], VideoModel], interval: int = 1) -> Cost:
 def rows() -> Iterator[Cost]:
     """Every method with its variants: backbones, flow networks, deformable layers, split points."""
     for backbone in ("resnet-18", "resnet-34", "resnet-50", "resnet-101"):
-        yield cost(f"rfcn {backbone}", lambda b=backbone: rfcn(b))
+        yield cost(f"rfcn {backbone}", partial(rfcn, backbone))
         for flow in FLOW_NETWORKS:
             if flow != "flownet-tiny":
-                yield cost(f"dff {backbone} {flow}", lambda b=backbone, f=flow: dff(b, flow=f), interval=10)
+                yield cost(f"dff {backbone} {flow}", partial(dff, backbone, flow=flow), interval=10)
     for deformable in (3, 6):
-        yield cost(f"rfcn resnet-101 deformable {deformable}", lambda d=deformable: rfcn(deformable=d))
+        yield cost(f"rfcn resnet-101 deformable {deformable}", partial(rfcn, deformable=deformable))
         yield cost(
-            f"dff resnet-101 flownet-s deformable {deformable}", lambda d=deformable: dff(deformable=d), interval=10
+            f"dff resnet-101 flownet-s deformable {deformable}", partial(dff, deformable=deformable), interval=10
         )
-    yield cost("dff resnet-101 flownet-s without scale field", lambda: dff(scale_field=False), interval=10)
+    yield cost("dff resnet-101 flownet-s without scale field", partial(dff, scale_field=False), interval=10)
     for layers in (0, 5, 12, 21):
-        yield cost(f"dff resnet-101 flownet-s task layers {layers}", lambda n=layers: dff(task_layers=n), interval=10)
+        yield cost(f"dff resnet-101 flownet-s task layers {layers}", partial(dff, task_layers=layers), interval=10)
 
 
 def print_models(as_json: bool = False) -> None:
@@ -99,10 +108,14 @@ def print_models(as_json: bool = False) -> None:
 
     from keywarp.methods import known_models
 
-    grid = Table(title="Methods and variants; key frames every 10 for dff, GMAC at 600×1000", title_justify="left")
+    title = (
+        "Methods and variants: parameters (Mi = 2^20), 10^9 multiply-accumulates of a key and of a non-key frame at "
+        "600×1000,\nspeed-up over every frame predicted by Eq. 7 (key frames every 10 for dff), latency in frames"
+    )
+    grid = Table(title=title, title_justify="left")
     grid.add_column("name", no_wrap=True)
-    for column in ("parameters (Mi)", "GMAC key", "GMAC non-key", "speed-up (Eq. 7)", "latency (frames)"):
-        grid.add_column(column, justify="right")
+    for column in ("Mi", "GMAC", "non-key", "Eq. 7", "latency"):
+        grid.add_column(column, justify="right", no_wrap=True)
     for row in table:
         non_key = "–" if row.gmac_non_key is None else f"{row.gmac_non_key:.2f}"
         grid.add_row(
@@ -113,7 +126,7 @@ def print_models(as_json: bool = False) -> None:
             f"{row.predicted_speedup:.2f}",
             str(row.latency_frames),
         )
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(grid)
     console.print("With weights, for --model: " + ", ".join(known_models()[:-2]) + ", and any torchvision/NAME")
     console.print("demo: trained on synthetic shapes (disc, square, triangle, star); of no use on real video")

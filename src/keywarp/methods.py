@@ -28,7 +28,7 @@ from keywarp.scheduling import FixedInterval, Scheduler, SegmentCentre
 from keywarp.structures import Detections, Features, Targets
 from keywarp.transform import ImageTransform
 
-BACKBONES: dict[str, dict[str, int]] = {
+BACKBONES: dict[str, dict[str, Any]] = {
     "resnet-18": {"depth": 18},
     "resnet-34": {"depth": 34},
     "resnet-50": {"depth": 50},
@@ -172,13 +172,16 @@ class _FeaturesWithMaps(FeatureNetwork):
 class _HeadWithTail(TaskHead):
     """A task head that begins with the last layers of the feature network."""
 
-    def __init__(self, tail: nn.Module, head: TaskHead) -> None:
+    def __init__(self, tail: nn.Module, head: RFCNHead) -> None:
         super().__init__()
         self.tail = tail
         self.head = head
 
-    def forward(self, features: Features, image_sizes: Sequence[tuple[int, int]]) -> Sequence[Detections] | Tensor:
+    def forward(self, features: Features, image_sizes: Sequence[tuple[int, int]]) -> Sequence[Detections]:
         return self.head((self.tail(features[0]),), image_sizes)
+
+    def maps(self, features: Features) -> Sequence[Tensor]:
+        return self.head.maps((self.tail(features[0]),))
 
     def loss(self, features: Features, image_sizes: Sequence[tuple[int, int]], targets: Targets) -> dict[str, Tensor]:
         return self.head.loss((self.tail(features[0]),), image_sizes, targets)
@@ -226,20 +229,19 @@ def load(
     weights: a file; for "torchvision/NAME" also the name of a torchvision weights entry; "random" for speed tests.
     device: "auto" (CUDA where present), "cpu", "cuda", "cuda:1" … half: bfloat16 where it is safe, on CUDA.
     """
-    options = {"flow": flow, "interval": interval, "key_position": key_position}
+    options: dict[str, Any] = {"flow": flow, "interval": interval, "key_position": key_position}
     options = {name: value for name, value in options.items() if value is not None}
-    name = str(model)
+    name, place = str(model), _device(device)
     if method is not None and method not in METHODS:
         raise unknown("method", method, METHODS)
     if name.startswith(("torchvision/", "yolox-")) or name.endswith(".onnx"):
         if method not in (None, "sff"):
             raise UserError(f"{name} is a wrapped detector and runs with method sff, not {method}; leave --method out")
-        built = wrap(_wrapped_parts(name, weights), **options)
+        built = wrap(_wrapped_parts(name, weights, place), **options)
     else:
         options |= {k: v for k, v in (("backbone", backbone), ("num_classes", num_classes)) if v is not None}
         built = _trained(name, method, weights, options)
     built.description = {"model": name} | built.description
-    place = _device(device)
     if half and place.type != "cuda":
         raise UserError(f"half precision needs a CUDA device, this one is {place.type}; leave --half out")
     ready = for_inference(built).to(place)
@@ -247,7 +249,7 @@ def load(
     return ready
 
 
-def _wrapped_parts(name: str, weights: str | None) -> Parts:
+def _wrapped_parts(name: str, weights: str | None, device: torch.device) -> Parts:
     if name.startswith("torchvision/"):
         from keywarp.adapters.torchvision_models import torchvision_parts
 
@@ -258,7 +260,8 @@ def _wrapped_parts(name: str, weights: str | None) -> Parts:
     from keywarp.networks.download import weights_path
 
     path = Path(weights or name) if weights or name.endswith(".onnx") else weights_path(name)
-    return yolox_parts(path)
+    providers = ("CUDAExecutionProvider",) if device.type == "cuda" else ("CPUExecutionProvider",)
+    return yolox_parts(path, providers=providers)
 
 
 def _trained(name: str, method: str | None, weights: str | None, options: dict[str, Any]) -> VideoModel:

@@ -67,7 +67,7 @@ class VideoModel(nn.Module):
         self.transform = transform
         self.classes = tuple(classes)
         self.description = dict(description or {})
-        self.half_precision = False  # the predictor runs the networks under bfloat16 autocast
+        self.half_precision: bool = False  # the predictor runs the networks under bfloat16 autocast
 
     def run(self, step: Step, current: Frame, memories: Mapping[int, Memory]) -> StepOutput:
         """Carry out one step: features for its frames, and a `Memory` if they are key frames.

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from keywarp.errors import UserError
 from keywarp.structures import Step
 
 
@@ -44,7 +45,7 @@ class Scheduler(ABC):
 
 def _positive(name: str, value: int) -> None:
     if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+        raise UserError(f"{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class SegmentCentre(Scheduler):
     def __post_init__(self) -> None:
         _positive("interval", self.interval)
         if not 0 <= self.key < self.interval:
-            raise ValueError(f"position must be 0 to {self.interval - 1} for interval {self.interval}, got {self.key}")
+            raise UserError(f"position must be 0 to {self.interval - 1} for interval {self.interval}, got {self.key}")
 
     @property
     def key(self) -> int:
@@ -125,7 +126,7 @@ class SlidingWindow(Scheduler):
 
     def __post_init__(self) -> None:
         if self.radius < 0:
-            raise ValueError(f"radius must be at least 0, got {self.radius}")
+            raise UserError(f"radius must be at least 0, got {self.radius}")
 
     @property
     def latency(self) -> int:  # type: ignore[override]
@@ -165,7 +166,7 @@ class AdaptiveInterval(Scheduler):
     def __post_init__(self) -> None:
         _positive("longest", self.longest)
         if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma must be 0 to 1 (a share of the cells), got {self.gamma}")
+            raise UserError(f"gamma must be 0 to 1 (a share of the cells), got {self.gamma}")
 
     def next_step(
         self, pending: Sequence[int], last_key: int | None, ended: bool, key_due: bool = False
@@ -179,7 +180,7 @@ class AdaptiveInterval(Scheduler):
 
     def accept(self, quality: Tensor | None) -> int | None:
         if quality is None:
-            raise ValueError(
+            raise UserError(
                 "AdaptiveInterval needs an aligner that estimates quality (001, Sec. 3.2); this one has none"
             )
         poor = (quality <= self.threshold).float().mean(dim=(1, 2, 3)) > self.gamma  # [N], Eq. 9

@@ -20,7 +20,7 @@ Features = tuple[Tensor, ...]
 """L feature maps, each `[N, C, h, w]`: one for the papers' networks, several for a feature pyramid."""
 
 MotionField = np.ndarray
-"""`[rows, columns, 2]` float32, (dx, dy): where each cell of a frame lies in the frame shown before it; NaN = unknown."""
+"""`[rows, columns, 2]` float32, (dx, dy): where each cell of a frame lies in the frame shown before; NaN = unknown."""
 
 
 class MotionChain(NamedTuple):

@@ -22,7 +22,7 @@ def test_boxes_are_inside_the_picture_and_around_the_shapes():
         assert (boxes[:, 2:] > boxes[:, :2]).all()
         seen = clip._owner(3)
         for n, shape in enumerate(clip.shapes):
-            y, x = np.nonzero(seen == n)
+            x = np.nonzero(seen == n)[1]
             match = [b for b, lab in zip(boxes, labels, strict=True) if lab == shape.label]
             if len(match) == 1 and len(x):
                 (box,) = match

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.models import get_model
 
 from keywarp.alignment.correspondence import Aligner, FlowField
 from keywarp.errors import unknown
+from keywarp.networks.weight_files import load_weights, torchvision_state
 from keywarp.structures import Frame, Memory
 
 DIS_PRESETS = {
@@ -86,9 +88,11 @@ class RAFTFlow(Aligner):
         self, size: str = "small", *, weights: str | Path | None = "DEFAULT", longer: int = 512, updates: int = 12
     ) -> None:
         super().__init__()
-        from keywarp.networks.weight_files import torchvision_model
-
-        self.network = torchvision_model(f"raft_{size}", weights)
+        if size not in ("small", "large"):
+            raise unknown("RAFT size", size, ("small", "large"))
+        self.network = get_model(f"raft_{size}", weights=None)
+        if weights is not None:
+            load_weights(self.network, torchvision_state(f"raft_{size}", weights))
         self.longer = longer
         self.updates = updates
 

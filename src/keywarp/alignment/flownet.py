@@ -165,13 +165,14 @@ class FlowNet(Aligner):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, a=0.1)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         self.scale = None
         if scale_channels is not None:
             self.scale = nn.Conv2d(self.decoder.outputs, scale_channels, 1)
             nn.init.zeros_(self.scale.weight)
-            nn.init.ones_(self.scale.bias)
-            self.scale.bias.requires_grad_(False)
+            assert self.scale.bias is not None
+            nn.init.ones_(self.scale.bias).requires_grad_(False)
 
     def forward(self, reference: Memory, current: Frame) -> FlowField:
         """Flow `[N, 2, h, w]` and scale `[N, C, h, w]`, with h, w = ceil(H/16), ceil(W/16)."""

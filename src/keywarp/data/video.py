@@ -129,7 +129,7 @@ def open_video(
 
 def _from_decoder(address: str, name: str, path: Path | None, selection: Selection, motion: bool) -> VideoSource:
     decoder = Decoder(address, name, selection, motion=motion)
-    is_live = path is None and (decoder.endless or address.startswith((*_LIVE, "camera:")))
+    is_live = path is None and (decoder.endless or is_live_address(address))
     live = Newest(iter(decoder), decoder.close) if is_live else None
     return VideoSource(
         iter(live or decoder),
@@ -182,6 +182,11 @@ def _read_image(path: Path) -> np.ndarray | None:
     data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every path on Windows
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def is_live_address(source: str) -> bool:
+    """Whether the source is a camera or a stream, which does not wait."""
+    return source.startswith((*_LIVE, "camera:"))
 
 
 def expand_sources(sources: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import box_iou, clip_boxes_to_image, ps_roi_pool
+from torchvision.ops import box_iou, clip_boxes_to_image, ps_roi_pool, remove_small_boxes
 
 from keywarp.heads.boxes import decode, encode
 from keywarp.heads.rpn import all_anchors, cell_anchors, flatten, propose, rpn_loss
@@ -33,10 +33,10 @@ class ScoreMaps(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, anchors: int, group: int) -> None:
         super().__init__()
-        self.half = channels // 2
+        self.split_at = channels // 2
         self.sizes = (2 * anchors, 4 * anchors, group * group * (num_classes + 1), group * group * 8)
-        self.rpn_cls, self.rpn_bbox = (nn.Conv2d(self.half, size, 1) for size in self.sizes[:2])
-        self.cls, self.bbox = (nn.Conv2d(channels - self.half, size, 1) for size in self.sizes[2:])
+        self.rpn_cls, self.rpn_bbox = (nn.Conv2d(self.split_at, size, 1) for size in self.sizes[:2])
+        self.cls, self.bbox = (nn.Conv2d(channels - self.split_at, size, 1) for size in self.sizes[2:])
         for conv in self.children():
             assert isinstance(conv, nn.Conv2d)
             nn.init.normal_(conv.weight, std=0.01)
@@ -49,12 +49,16 @@ class ScoreMaps(nn.Module):
 
     def proposal_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The first two maps of features `[N, channels, h, w]`."""
-        return self.rpn_cls(x[:, : self.half]), self.rpn_bbox(x[:, : self.half])
+        return self.rpn_cls(x[:, : self.split_at]), self.rpn_bbox(x[:, : self.split_at])
 
     def forward(self, features: Features) -> Features:
         """All four maps as one, `[N, self.channels, h, w]`."""
         (x,) = features
-        return (torch.cat([*self.proposal_maps(x), self.cls(x[:, self.half :]), self.bbox(x[:, self.half :])], dim=1),)
+        return (
+            torch.cat(
+                [*self.proposal_maps(x), self.cls(x[:, self.split_at :]), self.bbox(x[:, self.split_at :])], dim=1
+            ),
+        )
 
 
 class ScoreMapsHead(TaskHead):
@@ -121,6 +125,8 @@ class ScoreMapsHead(TaskHead):
             regions, logits.split(counts), offsets.split(counts), image_sizes, strict=True
         ):
             boxes = clip_boxes_to_image(decode(delta[:, 4:], boxes, STDS), size)
+            real = remove_small_boxes(boxes, 1.0)  # what lies outside the image is clipped to nothing
+            boxes, vote = boxes[real], vote[real]
             position, label, score = multiclass_nms(
                 boxes,
                 vote.softmax(dim=1)[:, 1:],
@@ -214,7 +220,7 @@ class RFCNHead(TaskHead):
             return self.dense(self.score_maps(features), image_sizes)
         (x,) = features
         regions = self.dense.propose(*self.score_maps.proposal_maps(x), image_sizes)
-        return self.dense.detect(regions, *self._lazy_vote(x[:, self.score_maps.half :], regions), image_sizes)
+        return self.dense.detect(regions, *self._lazy_vote(x[:, self.score_maps.split_at :], regions), image_sizes)
 
     def _lazy_vote(self, x: Tensor, regions: list[Tensor]) -> tuple[Tensor, Tensor]:
         """As `ScoreMapsHead._vote`, from features `[N, C', h, w]`: a bin's mean score is the score of its mean."""

@@ -34,7 +34,7 @@ def cell_anchors(scales: Sequence[float], ratios: Sequence[float], stride: int =
     return torch.tensor(anchors)
 
 
-def all_anchors(base: Tensor, size: tuple[int, int], stride: int = 16) -> Tensor:
+def all_anchors(base: Tensor, size: Sequence[int], stride: int = 16) -> Tensor:
     """Anchors of every cell of a map of `size` (h, w): `[h·w·A, 4]`, cell by cell."""
     y, x = torch.meshgrid(
         torch.arange(size[0], device=base.device), torch.arange(size[1], device=base.device), indexing="ij"

@@ -15,14 +15,13 @@ class DeformableConv2d(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d, groups: int = 4) -> None:
-        shape = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation}
-        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, bias=conv.bias is not None, **shape)
+        kernel, shape = conv.kernel_size, (conv.stride, conv.padding, conv.dilation)
+        super().__init__(conv.in_channels, conv.out_channels, kernel, *shape, bias=conv.bias is not None)  # type: ignore[arg-type]
         self.weight, self.bias = conv.weight, conv.bias
         # (dy, dx) for each of the kernel's positions and each group
-        offsets = 2 * groups * conv.kernel_size[0] * conv.kernel_size[1]
-        self.offset = nn.Conv2d(conv.in_channels, offsets, conv.kernel_size, **shape)
-        nn.init.zeros_(self.offset.weight)
-        nn.init.zeros_(self.offset.bias)
+        self.offset = nn.Conv2d(conv.in_channels, 2 * groups * kernel[0] * kernel[1], kernel, *shape)  # type: ignore[arg-type]
+        for parameter in self.offset.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C_in, h, w]` to `[N, C_out, h', w']`."""

@@ -6,6 +6,7 @@ Legend: N images · C channels · (H, W) pixels · (h, w) cells of 16 × 16 pixe
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
+from keywarp.errors import UserError
 from keywarp.model import FeatureNetwork
 from keywarp.networks.deformable import DeformableConv2d
 from keywarp.networks.weight_files import load_weights, torchvision_state
@@ -29,6 +31,7 @@ BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
 # RGB 0…255: torchvision's weights, and the papers' Caffe-style ones.
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 CAFFE = ((123.15, 115.90, 103.06), (1.0, 1.0, 1.0))
+Model = TypeVar("Model", bound=nn.Module)
 TAIL_BLOCKS = {5: 1, 12: 3, 21: 6}
 """Residual blocks in the task network, by its number of layers (004, Table 5, which counts bottlenecks)."""
 
@@ -58,9 +61,9 @@ class ResNet(FeatureNetwork):
     ) -> None:
         super().__init__()
         if depth not in BLOCKS:
-            raise ValueError(f"depth must be one of {list(BLOCKS)}, got {depth}")
+            raise UserError(f"depth must be one of {list(BLOCKS)}, got {depth}")
         if deformable not in (0, 3, 6):
-            raise ValueError(f"deformable must be 0, 3 or 6 layers, got {deformable}")
+            raise UserError(f"deformable must be 0, 3 or 6 layers, got {deformable}")
         block, counts = BLOCKS[depth]
         mean, std = CAFFE if stride_in_1x1 else IMAGENET
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -80,7 +83,8 @@ class ResNet(FeatureNetwork):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.reduction[0].bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         if imagenet_weights is not None:
             state = torchvision_state(f"resnet{depth}", imagenet_weights)
             load_weights(self, state, ignore=("fc.", "reduction."))
@@ -120,10 +124,10 @@ class ResNet(FeatureNetwork):
         1,024 channels.
         """
         if task_layers not in TAIL_BLOCKS:
-            raise ValueError(f"task layers must be 0, 1, 5, 12 or 21 (004, Table 5), got {task_layers}")
+            raise UserError(f"task layers must be 0, 1, 5, 12 or 21 (004, Table 5), got {task_layers}")
         blocks, count = [*self.layer3, *self.layer4], TAIL_BLOCKS[task_layers]
         if count >= len(blocks):
-            raise ValueError(f"{task_layers} task layers need more than {count} blocks in conv4 and conv5")
+            raise UserError(f"{task_layers} task layers need more than {count} blocks in conv4 and conv5")
         kept = blocks[:-count]
         tail = nn.Sequential(*blocks[-count:], self.reduction)
         in_conv4 = min(len(self.layer3), len(kept))
@@ -180,7 +184,7 @@ def _last_convolution(block: nn.Module) -> nn.Conv2d:
     return last
 
 
-def for_inference(model: nn.Module) -> nn.Module:
+def for_inference(model: Model) -> Model:
     """The model, ready to run fast: batch norms folded into the convolutions before them, channels-last, eval."""
     model.eval()
     for parent in model.modules():
@@ -190,7 +194,7 @@ def for_inference(model: nn.Module) -> nn.Module:
                 _fold(before, child)
                 setattr(parent, name, nn.Identity())
             before = child
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

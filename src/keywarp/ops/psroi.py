@@ -5,6 +5,8 @@ Legend: N images · C channels · (h, w) cells · R regions · G bins along a si
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,7 +45,7 @@ def pool_bins(features: Tensor, regions: Tensor, *, scale: float, group: int = 7
     return pooled.view(len(regions), group * group, C), filled.view(-1, group * group)
 
 
-def holds_cells(boxes: Tensor, size: tuple[int, int], *, scale: float) -> Tensor:
+def holds_cells(boxes: Tensor, size: Sequence[int], *, scale: float) -> Tensor:
     """Which boxes `[R, 4]` have a bin that is not empty on a map of `size` (h, w): `[R]` bool.
 
     Those at the right and lower edge have none; their scores would be zero, which says "any class".

@@ -5,6 +5,8 @@ Legend: N frames · K = 1 or N references · C channels · (h, w) cells
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,10 +52,10 @@ def warp(features: Tensor, flow: Tensor) -> Tensor:
     return out.view(N, h, w, C).permute(0, 3, 1, 2)  # stays channels-last
 
 
-def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_flow(flow: Tensor, size: Sequence[int]) -> Tensor:
     """The flow `[N, 2, h, w]` on a grid of `size` (h', w') over the same image, its vectors in the new cells."""
     h, w = flow.shape[-2:]
     if (h, w) == tuple(size):
         return flow
     ratio = flow.new_tensor([size[1] / w, size[0] / h]).view(1, 2, 1, 1)
-    return F.interpolate(flow, size=size, mode="bilinear", align_corners=False, antialias=size[0] < h) * ratio
+    return F.interpolate(flow, size=tuple(size), mode="bilinear", align_corners=False, antialias=size[0] < h) * ratio

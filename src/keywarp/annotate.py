@@ -20,7 +20,7 @@ from typing import Any, cast
 import av
 import torch
 
-from keywarp.data.video import VideoSource, expand_sources, open_video
+from keywarp.data.video import VideoSource, expand_sources, is_live_address, open_video
 from keywarp.errors import InterruptedWorkError, UserError, unknown
 from keywarp.model import VideoModel
 from keywarp.options import BoxOptions, RunOptions
@@ -63,7 +63,10 @@ def annotate(sources: Sequence[str], options: RunOptions, boxes: BoxOptions | No
     folder = options.output or Path("runs") / task
     planned = plan(found, folder, options, boxes)
     names = ("method", "backbone", "flow", "interval", "key_position", "weights", "device", "half")
-    model = methods.load(options.model, **{name: getattr(options, name) for name in names})
+    settings = {name: getattr(options, name) for name in names}
+    if options.key_position is None and any(map(is_live_address, found)):
+        settings["key_position"] = 0  # a live frame is answered at once
+    model = methods.load(options.model, **settings)
     run = Run(model, options, boxes, _labels(model.classes, boxes.classes) if boxes else None)
     failed = False
     with StopRequest() as stop:

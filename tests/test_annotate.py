@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from keywarp import methods
 from keywarp.alignment.codec import CodecMotion
+from keywarp.annotate import annotate, detect
 from keywarp.data.video import VideoSource, open_video
 from keywarp.data.video_writer import VideoWriter
-from keywarp.detect import annotate, detect
 from keywarp.errors import InterruptedWorkError, UserError
 from keywarp.model import TaskHead, VideoModel
 from keywarp.options import BoxOptions, RunOptions
@@ -268,7 +268,7 @@ def test_stopping_a_live_source_leaves_nothing_to_resume(clip, tmp_path, use, mo
         video.is_live, video.frame_count = True, None
         return video
 
-    monkeypatch.setattr("keywarp.detect.open_video", live)
+    monkeypatch.setattr("keywarp.annotate.open_video", live)
     stop_after(monkeypatch, 6, lambda: os.kill(os.getpid(), signal.SIGINT))
     assert annotate([str(clip)], RunOptions(output=tmp_path, batch=8), ALL) == 130
     assert capsys.readouterr().err == "keywarp: stopped after 7 frames of street.mp4\n"
