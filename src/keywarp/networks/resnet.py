@@ -5,6 +5,7 @@ Legend: N images · C channels · (H, W) pixels · (h, w) cells of 16 × 16 pixe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,8 +33,16 @@ BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 CAFFE = ((123.15, 115.90, 103.06), (1.0, 1.0, 1.0))
 Model = TypeVar("Model", bound=nn.Module)
-TAIL_BLOCKS = {5: 1, 12: 3, 21: 6}
-"""Residual blocks in the task network, by its number of layers (004, Table 5, which counts bottlenecks)."""
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose running statistics `freeze` can fix: it then stays in evaluation mode."""
+
+    frozen = False
+
+    def train(self, mode: bool = True) -> BatchNorm2d:
+        """As of every module, unless frozen."""
+        return super().train(mode and not self.frozen)
 
 
 class ResNet(FeatureNetwork):
@@ -62,14 +71,12 @@ class ResNet(FeatureNetwork):
         super().__init__()
         if depth not in BLOCKS:
             raise UserError(f"depth must be one of {list(BLOCKS)}, got {depth}")
-        if deformable not in (0, 3, 6):
-            raise UserError(f"deformable must be 0, 3 or 6 layers, got {deformable}")
         block, counts = BLOCKS[depth]
         mean, std = CAFFE if stride_in_1x1 else IMAGENET
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1 = _stage(block, width, width, counts[0], stride=1, stride_in_1x1=stride_in_1x1)
         inner = width * block.expansion
@@ -79,7 +86,6 @@ class ResNet(FeatureNetwork):
         _dilate(self.layer4, 2)
         self.reduction: nn.Module = nn.Sequential(nn.Conv2d(8 * inner, channels, 3, padding=6, dilation=6), nn.ReLU())
         self.channels = channels
-        self._statistics_frozen = False
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -93,41 +99,22 @@ class ResNet(FeatureNetwork):
     def forward(self, image: Tensor) -> Features:
         """One level `[N, channels, ceil(H/16), ceil(W/16)]` of images `[N, 3, H, W]`, RGB 0…255."""
         x = (image.to(self.mean.dtype) - self.mean) / self.std
-        if self.conv1.weight.is_contiguous(memory_format=torch.channels_last):
-            x = x.contiguous(memory_format=torch.channels_last)
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         return (self.reduction(self.layer4(self.layer3(self.layer2(self.layer1(x))))),)
-
-    def freeze(self) -> None:
-        """Fix what detectors fix in fine-tuning: conv1 and conv2_x, and every batch norm's statistics.
-
-        The statistics stay fixed under a later `train()`; scale and shift of conv3 to conv5 train on.
-        """
-        for part in (self.conv1, self.bn1, self.layer1):
-            part.requires_grad_(False)
-        self._statistics_frozen = True
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> ResNet:
-        """As of every module, with frozen statistics left alone."""
-        super().train(mode)
-        if self._statistics_frozen:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-        return self
 
     def split(self, task_layers: int) -> tuple[ResNet, nn.Sequential]:
         """This network without its last blocks, and those blocks with the reduction as the task network's beginning.
 
-        task_layers: 5, 12 or 21 (004, Table 5). With bottlenecks of width 64 the features then have 2,048, 1,024 and
-        1,024 channels.
+        task_layers: 5 (the reduction and conv5's last block), 12 (all of conv5) or 21 (also conv4's last three blocks);
+        004, Table 5, which counts the layers of bottlenecks. ResNet-50's and ResNet-101's features then have 2,048,
+        1,024 and 1,024 channels.
         """
-        if task_layers not in TAIL_BLOCKS:
+        counts = {5: 1, 12: len(self.layer4), 21: len(self.layer4) + 3}
+        if task_layers not in counts:
             raise UserError(f"task layers must be 0, 1, 5, 12 or 21 (004, Table 5), got {task_layers}")
-        blocks, count = [*self.layer3, *self.layer4], TAIL_BLOCKS[task_layers]
-        if count >= len(blocks):
-            raise UserError(f"{task_layers} task layers need more than {count} blocks in conv4 and conv5")
+        blocks, count = [*self.layer3, *self.layer4], counts[task_layers]
+        if count >= len(blocks):  # conv4's first block brings the stride to 16
+            raise UserError(f"this network is too shallow for {task_layers} task layers; take fewer, or a deeper one")
         kept = blocks[:-count]
         tail = nn.Sequential(*blocks[-count:], self.reduction)
         in_conv4 = min(len(self.layer3), len(kept))
@@ -135,6 +122,22 @@ class ResNet(FeatureNetwork):
         self.reduction = nn.Identity()
         self.channels = _last_convolution(kept[-1]).out_channels
         return self, tail
+
+
+def freeze(model: nn.Module, stages: int = 2) -> None:
+    """Fix what detectors fix in fine-tuning: every batch norm's statistics, and the first stages of each ResNet.
+
+    The statistics stay fixed under a later `train()`; the other stages' scales and shifts train on. stages: 2 are
+    conv1 and conv2_x, which the authors fix.
+    """
+    for module in model.modules():
+        if isinstance(module, BatchNorm2d):
+            module.frozen = True
+            module.eval()
+        if isinstance(module, ResNet):
+            stem = nn.ModuleList([module.conv1, module.bn1])
+            for stage in [stem, module.layer1, module.layer2, module.layer3, module.layer4][:stages]:
+                stage.requires_grad_(False)
 
 
 def _stage(
@@ -149,14 +152,15 @@ def _stage(
     outputs = planes * block.expansion
     shortcut = None
     if stride != 1 or inputs != outputs:
-        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-    first = block(inputs, planes, stride, shortcut)
+        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm2d(outputs))
+    first = block(inputs, planes, stride, shortcut, norm_layer=BatchNorm2d)
     if stride_in_1x1 and isinstance(first, Bottleneck):
         first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
-    return nn.Sequential(first, *(block(outputs, planes) for _ in range(count - 1)))
+    rest = (block(outputs, planes, norm_layer=BatchNorm2d) for _ in range(count - 1))
+    return nn.Sequential(first, *rest)
 
 
-def _convolutions_3x3(stages: list[nn.Sequential]) -> list[tuple[nn.Module, str]]:
+def _convolutions_3x3(stages: Sequence[nn.Sequential]) -> list[tuple[nn.Module, str]]:
     """Every 3×3 convolution in order of execution, as (block, attribute)."""
     return [
         (block, name)
@@ -173,8 +177,11 @@ def _dilate(stage: nn.Sequential, dilation: int) -> None:
         conv.dilation = conv.padding = (dilation, dilation)
 
 
-def _deform(stages: list[nn.Sequential], count: int) -> None:
-    for block, name in _convolutions_3x3(stages)[len(_convolutions_3x3(stages)) - count :]:
+def _deform(stages: Sequence[nn.Sequential], count: int) -> None:
+    convolutions = _convolutions_3x3(stages)
+    if count not in (0, 3, 6) or count > len(convolutions):
+        raise UserError(f"deformable must be 0, 3 or 6 of the last {len(convolutions)} 3×3 layers, got {count}")
+    for block, name in convolutions[len(convolutions) - count :]:
         setattr(block, name, DeformableConv2d(getattr(block, name)))
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torchvision.models import get_model_weights, list_models
 
-from keywarp.errors import UserError
+from keywarp.errors import UserError, unknown
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -27,13 +26,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file makes torch.load raise nearly anything
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise UserError(f"{path} is no weight file (.safetensors, or .pth of tensors only): {reason}") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UserError(f"{path} holds no dictionary of tensors; save model.state_dict()")
     return state
 
@@ -67,10 +66,10 @@ def load_weights(module: nn.Module, weights: str | Path | Mapping[str, Tensor], 
 def save_model(path: Path, module: nn.Module, description: Mapping[str, Any], *, half: bool = False) -> None:
     """Write the module's tensors and how to build it (method, arguments, classes …), whole or not at all.
 
-    half: floating-point tensors in half precision.
+    half: kernels and matrices in half precision; vectors (biases, batch norms), which are few and may be large, stay.
     """
     tensors = {
-        name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
+        name: (t.half() if half and t.is_floating_point() and t.ndim > 1 else t).detach().cpu().contiguous()
         for name, t in module.state_dict().items()
     }
     temporary = path.with_name(f".{path.name}.partial")
@@ -82,28 +81,28 @@ def save_model(path: Path, module: nn.Module, description: Mapping[str, Any], *,
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """How to build the model of a keywarp weight file."""
+    """How to build the model of a keywarp weight file; raises UserError if it is none."""
     try:
         with safe_open(path, framework="pt") as file:
-            description = (file.metadata() or {}).get("keywarp")
+            return dict(json.loads((file.metadata() or {})["keywarp"]))
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no .safetensors file: {error}") from None
-    if description is None:
-        raise UserError(f"{path} does not say how to build its model; name one with --model rfcn or dff and --weights")
-    return json.loads(description)
+    except (KeyError, ValueError, TypeError):
+        advice = "name one with --model rfcn or dff and --weights"
+        raise UserError(f"{path} does not say how to build its model; {advice}") from None
 
 
 def torchvision_state(name: str, weights: str | Path) -> dict[str, Tensor]:
     """The tensors of a torchvision model: by the name of its weights ("DEFAULT", …; downloaded once) or from a file."""
-    from torchvision.models import get_model_weights
-
     if Path(weights).suffix:
         return read_state_dict(weights)
+    if name not in list_models():
+        raise UserError(f"torchvision has no weights for {name}; give a file (.safetensors, .pth), got {weights!r}")
     known = get_model_weights(name)
-    if weights not in [*known.__members__, "DEFAULT"]:
-        raise UserError(f"unknown weights {weights!r} for {name}; known: DEFAULT, {', '.join(known.__members__)}")
+    if weights not in known.__members__:
+        raise unknown(f"weights for {name}", str(weights), known.__members__)
     entry = known[str(weights)]
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True, weights_only=True))
-    except (URLError, OSError) as error:
+    except OSError as error:  # URLError is one
         raise UserError(f"cannot download {entry.url} ({error}); download it elsewhere and give the file") from None
