@@ -100,7 +100,7 @@ def torchvision_state(name: str, weights: str | Path) -> dict[str, Tensor]:
         raise UserError(f"torchvision has no weights for {name}; give a file (.safetensors, .pth), got {weights!r}")
     known = get_model_weights(name)
     if weights not in known.__members__:
-        raise unknown(f"weights for {name}", str(weights), known.__members__)
+        raise unknown("weights", str(weights), known.__members__)
     entry = known[str(weights)]
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True, weights_only=True))
