@@ -27,7 +27,7 @@ def test_files_come_back(tmp_path, suffix, nested):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("content", [b"", b"not weights at all", pickle.dumps({"a": print})])
+@pytest.mark.parametrize("content", [b"", b"not weights at all", pickle.dumps({"a": print}, protocol=2), b"\x80\x02"])
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 def test_other_files_are_refused_in_one_line(tmp_path, content, suffix):
     path = tmp_path / f"bad.{suffix}"
@@ -69,6 +69,8 @@ def test_own_files_say_how_to_build_the_model(tmp_path, half):
     other = layers()
     load_weights(other, path)
     torch.testing.assert_close(other[0].weight, module[0].weight, atol=1e-3 if half else 0, rtol=0)
+    assert read_state_dict(path)["0.weight"].dtype == (torch.float16 if half else torch.float32)
+    assert read_state_dict(path)["1.running_var"].dtype == torch.float32  # may exceed what half precision holds
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
@@ -92,3 +94,21 @@ def test_a_file_without_a_description_says_what_to_do(tmp_path):
     save_file(layers().state_dict(), tmp_path / "plain.safetensors")
     with pytest.raises(UserError, match="--weights"):
         read_description(tmp_path / "plain.safetensors")
+
+
+@pytest.mark.parametrize("description", ["", "{", "[1]", "3"])
+def test_a_broken_description_is_named(tmp_path, description):
+    save_file(layers().state_dict(), tmp_path / "odd.safetensors", metadata={"keywarp": description})
+    with pytest.raises(UserError, match="does not say how"):
+        read_description(tmp_path / "odd.safetensors")
+
+
+def test_what_is_no_file_of_tensors(tmp_path):
+    with pytest.raises(UserError, match="no weight file"):
+        read_state_dict(tmp_path / "absent.pth")
+    with pytest.raises(UserError, match=r"no \.safetensors file"):
+        read_description(tmp_path / "absent.safetensors")
+    for content in ([torch.zeros(1)], {0: torch.zeros(1)}, {"epoch": 3}):
+        torch.save(content, tmp_path / "other.pth")
+        with pytest.raises(UserError, match="no dictionary of tensors"):
+            read_state_dict(tmp_path / "other.pth")
