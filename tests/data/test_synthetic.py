@@ -20,7 +20,7 @@ def test_boxes_are_inside_the_picture_and_around_the_shapes():
         assert (boxes >= 0).all()
         assert (boxes <= [160, 120, 160, 120]).all()
         assert (boxes[:, 2:] > boxes[:, :2]).all()
-        seen = clip._owner(3)
+        seen = clip.owner(3)
         for n, shape in enumerate(clip.shapes):
             x = np.nonzero(seen == n)[1]
             match = [b for b, lab in zip(boxes, labels, strict=True) if lab == shape.label]

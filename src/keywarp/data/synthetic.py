@@ -104,7 +104,7 @@ class SyntheticClip:
     def boxes(self, t: int) -> tuple[np.ndarray, np.ndarray]:
         """Boxes `[M, 4]` xyxy and labels `[M]` of the objects of which at least a fifth is in the picture and seen."""
         height, width = self.size
-        owner = self._owner(t)
+        owner = self.owner(t)
         boxes, labels = [], []
         for n, shape in enumerate(self.shapes):
             outline = shape.outline(t)
@@ -116,7 +116,7 @@ class SyntheticClip:
                 labels.append(shape.label)
         return np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64)
 
-    def _owner(self, t: float) -> np.ndarray:
+    def owner(self, t: float) -> np.ndarray:
         """Which object `[H, W]` each pixel shows; −1 for the background."""
         owner = np.full(self.size, -1, np.int16)
         for n, shape in enumerate(self.shapes):
@@ -126,7 +126,7 @@ class SyntheticClip:
     def flow(self, t: int, k: int) -> np.ndarray:
         """Where each pixel of frame t lies in frame k: `[H, W, 2]` (dx, dy) in pixels."""
         height, width = self.size
-        owner = self._owner(t)
+        owner = self.owner(t)
         y, x = np.mgrid[:height, :width].astype(np.float32)
         flow = np.broadcast_to((self.pan * (t - k)).astype(np.float32), (height, width, 2)).copy()
         for n, shape in enumerate(self.shapes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -162,6 +163,8 @@ class VideoWriter:
             self._container.close()
         except (OSError, av.error.FFmpegError) as error:
             failure = failure or error.strerror or str(error)
+        if told or failure:
+            _drop_cut_fragment(self._partial)
         return failure
 
     def _finish(self, finished: Path) -> str | None:
@@ -234,6 +237,21 @@ def _open_partial(
     codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
     container.start_encoding()  # opens the file, so that a wrong path is found now
     return container, stream
+
+
+def _drop_cut_fragment(path: Path) -> None:
+    """Cut a fragmented MP4 that breaks off back to its last whole fragment: some readers stumble over the rest."""
+    size, end, whole = path.stat().st_size, 0, 0
+    with open(path, "r+b") as file:
+        while len(header := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", header)
+            if length < 8 or end + length > size:
+                break
+            end += length
+            if kind != b"moof":  # whose pictures are in the box after it
+                whole = end
+            file.seek(end)
+        file.truncate(whole)
 
 
 def _remux(partial: Path, sound: _Sound | None, finished: Path) -> list[str]:

@@ -89,8 +89,8 @@ class ResNet(FeatureNetwork):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.reduction[0].weight, std=0.01)
+        nn.init.zeros_(self.reduction[0].bias)
         if imagenet_weights is not None:
             state = torchvision_state(f"resnet{depth}", imagenet_weights)
             load_weights(self, state, ignore=("fc.", "reduction."))
