@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ import torch
 from torch import nn
 
 from keywarp.data.video import open_video
+from keywarp.doctor import cpu_name
 from keywarp.errors import UserError
 from keywarp.files import write_atomically
 from keywarp.listing import cost, speedup
@@ -193,7 +193,7 @@ def benchmark(
         "clock": "CPU time" if clock is time.process_time else "wall time",
         "rounds": rounds,
         "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{cpu_name()}, {os.cpu_count()} cores",
     }
     print_table(rows, setting)
     if output is not None:

@@ -55,7 +55,7 @@ def versions(problems: list[str]) -> dict[str, str]:
 def devices(problems: list[str]) -> dict[str, str]:
     """The processor, its memory, CUDA devices, and where downloaded weights lie."""
     found = {
-        "CPU": _cpu_name(),
+        "CPU": cpu_name(),
         "cores, threads used": f"{os.cpu_count()}, {torch.get_num_threads()}",
         "memory": _memory(),
         "CUDA": "none; networks run on the CPU",
@@ -133,7 +133,8 @@ def _has(codec: str, mode: str) -> bool:
     return True
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor, as the system names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -16,7 +16,7 @@ class InterruptedWorkError(RuntimeError):
 
 def unknown(kind: str, got: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not known, with the nearest ones that are."""
-    known = list(known)
-    near = difflib.get_close_matches(got.lower(), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(got.lower(), by_lower, n=1, cutoff=0.5)
+    hint = f"did you mean {by_lower[near[0]]}?" if near else f"known: {', '.join(by_lower.values())}"
     return UserError(f"unknown {kind} {got!r}; {hint}")

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from keywarp.alignment.classical import DISFlow
+from keywarp.alignment.classical import DISFlow, RAFTFlow
 from keywarp.errors import UserError
 from keywarp.structures import Frame, Memory
 
@@ -56,3 +56,16 @@ def test_any_image_size(size):
 def test_unknown_preset_suggests_the_nearest():
     with pytest.raises(UserError, match="did you mean medium"):
         DISFlow(preset="medum")
+
+
+def test_raft_takes_any_image_and_weights_from_a_file(tmp_path):
+    key, current = panning(2, (4, 0))
+    aligner = RAFTFlow(weights=None, updates=2).eval()
+    with torch.inference_mode():
+        flow = aligner(Memory(key, ()), Frame(torch.cat([current, current]))).flow
+    assert flow.shape == (2, 2, 128, 160), "sides are multiples of 8 and at least 128"
+    torch.save(aligner.network.state_dict(), tmp_path / "raft.pth")
+    again = RAFTFlow(weights=tmp_path / "raft.pth", updates=2).eval()
+    with torch.inference_mode():
+        same = again(Memory(key, ()), Frame(current)).flow[0]
+    torch.testing.assert_close(same, flow[0], atol=1e-3, rtol=0)

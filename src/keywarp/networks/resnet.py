@@ -89,8 +89,9 @@ class ResNet(FeatureNetwork):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.normal_(self.reduction[0].weight, std=0.01)
-        nn.init.zeros_(self.reduction[0].bias)
+        weight, bias = self.reduction.parameters()
+        nn.init.normal_(weight, std=0.01)
+        nn.init.zeros_(bias)
         if imagenet_weights is not None:
             state = torchvision_state(f"resnet{depth}", imagenet_weights)
             load_weights(self, state, ignore=("fc.", "reduction."))
