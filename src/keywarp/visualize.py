@@ -59,7 +59,12 @@ def _annotators(width: int, height: int) -> tuple[sv.BoxAnnotator, sv.LabelAnnot
     return (
         sv.BoxAnnotator(_FILL, thickness=thickness),
         sv.LabelAnnotator(
-            _FILL, text_color=_LETTERS, text_scale=scale, text_thickness=max(1, thickness // 2), text_padding=4
+            _FILL,
+            text_color=_LETTERS,
+            text_scale=scale,
+            text_thickness=max(1, thickness // 2),
+            text_padding=4,
+            smart_position=True,  # inside the picture, and apart
         ),
     )
 
