@@ -3,9 +3,11 @@ import numpy as np
 import pytest
 import torch
 
+from keywarp.alignment.codec import CodecMotion
 from keywarp.predictor import VideoPredictor
 from keywarp.scheduling import AdaptiveInterval, FixedInterval, SegmentCentre
 from keywarp.structures import Frame, Memory, VideoFrame
+from keywarp.transform import ImageTransform
 from tiny import TinyFlow, tiny_model
 
 
@@ -172,3 +174,12 @@ def test_predictor_is_new_after_flush():
     list(predictor.run(frames))
     again = list(predictor.run(frames))
     assert [r.is_key for r in again] == [True, False, False, False, True, False]
+
+
+def test_missing_codec_motion_is_a_share_of_the_picture_not_of_its_padding():
+    model = tiny_model(FixedInterval(4), CodecMotion())
+    model.transform = ImageTransform(size=(64, 64), letterbox=True)
+    unknown = (np.full((4, 8, 2), np.nan, np.float32),)
+    frames = [VideoFrame(f, i, i / 25, motion=unknown) for i, f in enumerate(video(4, size=(32, 64)))]
+    results = in_chunks(model, frames, chunk=4)
+    assert [r.flow_fallback for r in results] == [None, 1.0, 1.0, 1.0]

@@ -132,6 +132,8 @@ class VideoPredictor:
         place, model = self._place, self.model
         assert place is not None
         outputs = model.head(features, [place.resized] * len(frames))
+        (rows, columns), (height, width) = place.cells
+        picture = height * width / (rows * columns)  # the padding's motion is known to be none
         for n, (i, output) in enumerate(zip(frames, outputs, strict=True)):
             index, time = self._frames[i]
             detections, segmentation = None, None
@@ -145,7 +147,7 @@ class VideoPredictor:
                 is_key,
                 detections,
                 segmentation,
-                flow_fallback=fallback[n] if fallback else None,
+                flow_fallback=min(1.0, round(fallback[n] / picture, 6)) if fallback else None,
                 classes=model.classes,
             )
 

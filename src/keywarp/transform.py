@@ -12,6 +12,9 @@ from torch import Tensor
 
 from keywarp.structures import Detections, MotionField
 
+CELL = 8
+"""Pixels along a side of a cell of a motion field."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -25,6 +28,13 @@ class Placement:
     def scale(self) -> tuple[float, float]:
         """Input pixels per original pixel, (x, y)."""
         return self.resized[1] / self.original[1], self.resized[0] / self.original[0]
+
+    @property
+    def cells(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows and columns of 8-pixel cells of the whole input, and of the picture in it."""
+        rows, columns = (-(-side // CELL) for side in self.padded)
+        height, width = (round(side / CELL) or 1 for side in self.resized)
+        return (rows, columns), (min(height, rows), min(width, columns))
 
 
 @dataclass(frozen=True)
@@ -65,13 +75,12 @@ class ImageTransform:
             image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(self.fill,) * 3)
         return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
-    def motion(self, field: MotionField, place: Placement, cell: int = 8) -> MotionField:
-        """A motion field of the original frame, on a grid of `cell` pixels of the network's input, in its pixels."""
-        rows, columns = (-(-side // cell) for side in place.padded)
-        inner = tuple(min(round(r / cell) or 1, n) for r, n in zip(place.resized, (rows, columns), strict=True))
+    def motion(self, field: MotionField, place: Placement) -> MotionField:
+        """A motion field of the original frame, on cells of 8 pixels of the network's input, in its pixels."""
+        (rows, columns), picture = place.cells
         out = np.zeros((rows, columns, 2), np.float32)  # padding does not move
-        resized = cv2.resize(field, inner[::-1], interpolation=cv2.INTER_NEAREST)
-        out[: inner[0], : inner[1]] = resized * np.array(place.scale, np.float32)
+        resized = cv2.resize(field, picture[::-1], interpolation=cv2.INTER_NEAREST)
+        out[: picture[0], : picture[1]] = resized * np.array(place.scale, np.float32)
         return out
 
     def restore(self, detections: Detections, place: Placement) -> Detections:

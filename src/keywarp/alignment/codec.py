@@ -15,8 +15,7 @@ from keywarp.alignment.classical import DISFlow
 from keywarp.alignment.correspondence import Aligner, FlowField
 from keywarp.ops import resize_flow
 from keywarp.structures import Frame, Memory, MotionChain, MotionField
-
-CELL = 8
+from keywarp.transform import CELL
 
 
 class CodecMotion(Aligner):

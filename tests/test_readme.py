@@ -1,0 +1,43 @@
+"""The README's Python and commands run as they stand there, on the demo's clip and model."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import keywarp
+from keywarp.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CLIP = Path(keywarp.__file__).parent / "assets" / "demo.mp4"
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_python_from_import_to_boxes(capsys):
+    first, live = blocks("python")
+    code = first.replace("street.mp4", str(CLIP)).replace('"yolox-s"', '"demo"')
+    names = {}
+    exec(code, names)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("0 True tensor(")
+    with keywarp.open_video(CLIP, stop=7) as video:
+        names["camera"] = [frame.image for frame in video]
+    exec(live, names)
+    assert names["result"].index == 6
+
+
+@pytest.mark.parametrize(
+    "line", [line for block in blocks("") for line in block.splitlines() if line.startswith("keywarp ")]
+)
+def test_commands(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "street.mp4").write_bytes(CLIP.read_bytes())
+    line = line.replace("yolox-s", "demo").replace("person,car", "disc,star")
+    assert main(shlex.split(line)[1:]) == 0
+    assert (tmp_path / "out/street.mp4").stat().st_size > 10_000
+    assert (tmp_path / "out/street.json").exists()
