@@ -126,7 +126,7 @@ def killed(monkeypatch, frames, *arguments):
             annotate(*arguments)
 
 
-def test_detect_gives_what_the_predictor_gives(clip):
+def test_annotate_gives_what_the_predictor_gives(clip):
     model = tiny_model(FixedInterval(4))
     with open_video(clip) as video:
         expected = list(VideoPredictor(model, batch=1).run(video))
@@ -137,7 +137,7 @@ def test_detect_gives_what_the_predictor_gives(clip):
         torch.testing.assert_close(ours.boxes, theirs.boxes)
 
 
-def test_detect_takes_a_part_and_reads_no_further(clip):
+def test_annotate_takes_a_part_and_reads_no_further(clip):
     results = detect(clip, tiny_model(FixedInterval(4)), batch=2, start=5, stop=15, stride=3)
     assert next(results).time == pytest.approx(5 / 25, abs=1e-4)
     assert [r.index for r in results] == [1, 2, 3]

@@ -13,7 +13,7 @@ from keywarp import methods
 from keywarp.cli import main
 from keywarp.errors import UserError
 from keywarp.scheduling import FixedInterval
-from test_detect import FRAMES, assert_same_video, pictures, write_clip
+from test_annotate import FRAMES, assert_same_video, pictures, write_clip
 from tiny import tiny_model
 
 
@@ -45,7 +45,7 @@ def fails(capsys, code, *arguments):
     return captured.err
 
 
-def test_detect_end_to_end(clip, tmp_path, capsys, asked):
+def test_annotate_end_to_end(clip, tmp_path, capsys, asked):
     arguments = ["--model", "yolox-s", "--interval", "4", "--flow", "dis", "--device", "cpu", "--threshold", "0"]
     assert main(["detect", clip, *arguments, "--output", str(tmp_path), "--csv", "--mot"]) == 0
     captured = capsys.readouterr()

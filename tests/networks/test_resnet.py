@@ -133,7 +133,7 @@ def test_weights_that_cannot_be_had(monkeypatch):
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(UserError, match=r"https://\S+/resnet18-\w+\.pth .*give the file"):
         ResNet(18, imagenet_weights="DEFAULT")
-    with pytest.raises(UserError, match="unknown weights 'IMAGENET'; known: IMAGENET1K_V1"):
+    with pytest.raises(UserError, match="unknown weights 'IMAGENET'; did you mean IMAGENET1K_V1"):
         ResNet(18, imagenet_weights="IMAGENET")
     with pytest.raises(UserError, match="no weights for resnet10; give a file"):
         ResNet(10, imagenet_weights="DEFAULT")
