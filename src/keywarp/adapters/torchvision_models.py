@@ -74,10 +74,11 @@ def _prefer_background(model: nn.Module) -> None:
     """
     if isinstance(model, detection.ssd.SSD):
         head = model.head.classification_head
-        for module in head.module_list.modules():
-            if isinstance(module, nn.Conv2d) and module.out_channels % head.num_columns == 0 and module.bias is not None:
-                module.weight.data.zero_()
-                module.bias.data.view(-1, head.num_columns)[:, 0] = 8
+        for level in head.module_list:
+            *_, scores = (module for module in level.modules() if isinstance(module, nn.Conv2d))
+            nn.init.zeros_(scores.weight)
+            assert scores.bias is not None
+            scores.bias.data.view(-1, head.num_columns)[:, 0] = 8
 
 
 def _is_first_version(name: str, weights: str | Path) -> bool:
