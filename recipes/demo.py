@@ -1,9 +1,6 @@
 """Trains the small R-FCN / Deep Feature Flow pair of the demo, and makes the demo's clip.
 
-    python recipes/demo.py --output runs/demo
-    python recipes/demo.py --output src/keywarp/assets --start runs/demo/demo.safetensors
-
-Under an hour in all on two CPU cores.
+    python recipes/demo.py --output src/keywarp/assets       (about 20 minutes on two CPU cores)
 
 On synthetic clips of shapes (`keywarp.data.synthetic`), in four steps: the feature network on what each cell shows (in
 place of ImageNet: R-FCN alone does not learn from scratch in so short a time), R-FCN on single frames, the flow network
@@ -30,7 +27,7 @@ from keywarp.data.video_writer import VideoWriter
 from keywarp.evaluation.detection import average_precision, of_class
 from keywarp.methods import dff
 from keywarp.model import VideoModel
-from keywarp.networks.weight_files import load_weights, save_model
+from keywarp.networks.weight_files import load_weights, read_state_dict, save_model
 from keywarp.predictor import VideoPredictor
 from keywarp.scheduling import FixedInterval
 from keywarp.structures import Detections, Frame, Memory, Step
@@ -46,6 +43,7 @@ def build() -> VideoModel:
     return dff(
         "resnet-tiny",
         flow="flownet-tiny",
+        interval=5,
         num_classes=len(CLASSES),
         classes=CLASSES,
         shorter=SIZE[0],
@@ -125,8 +123,8 @@ def optimise(
             print(f"{name} {step}/{steps}: loss {smooth:.3f}, {(time.time() - start) / step:.2f} s a step", flush=True)
 
 
-def train(model: VideoModel, scale: float = 1.0, start: Path | None = None) -> None:
-    """The four steps, all shortened by `scale`; or, from the weights of `start`, more of the last one."""
+def train(model: VideoModel, scale: float = 1.0, flow_from: Path | None = None) -> None:
+    """The four steps, all shortened by `scale`; or without the third, with the flow network of an earlier run."""
     aligner = model.aligner
     assert isinstance(aligner, FlowNet)
 
@@ -161,17 +159,17 @@ def train(model: VideoModel, scale: float = 1.0, start: Path | None = None) -> N
         # The end-point error stays in as an anchor: the clips are few steps long, the flow must not forget.
         return model.loss(clips, PAIR, targets) | flow(batch)
 
+    detector = [model.feature_network, model.head]
     model.train()
-    if start is not None:
-        load_weights(model, start)
-        optimise("DFF", [model], both, steps=round(1200 * scale), rate=4e-4, seed=4)
-        model.eval()
-        return
-    optimise("cells", [model.feature_network, cell_head], cells, steps=round(1200 * scale), rate=2e-3, seed=0)
-    optimise("R-FCN", [model.feature_network, model.head], per_frame, steps=round(1300 * scale), rate=5e-4, seed=1)
+    optimise("cells", [model.feature_network, cell_head], cells, steps=round(500 * scale), rate=2e-3, seed=0)
+    optimise("R-FCN", detector, per_frame, steps=round(800 * scale), rate=7e-4, seed=1)
     report(model, 1)
-    optimise("flow", [aligner], flow, steps=round(1500 * scale), rate=6e-4, seed=2)
-    optimise("DFF", [model], both, steps=round(500 * scale), rate=2e-4, seed=3)
+    if flow_from is None:
+        optimise("flow", [aligner], flow, steps=round(1500 * scale), rate=6e-4, seed=2)
+    else:
+        state = read_state_dict(flow_from)
+        load_weights(aligner, {n.removeprefix("aligner."): t for n, t in state.items() if n.startswith("aligner.")})
+    optimise("DFF", [model], both, steps=round(250 * scale), rate=1e-4, seed=3)
     model.eval()
 
 
@@ -216,7 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the training steps")
-    parser.add_argument("--start", type=Path, help="weights of an earlier run, to train on from")
+    parser.add_argument("--flow-from", type=Path, help="take the flow network from an earlier run")
     parser.add_argument("--clip-only", action="store_true")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -226,7 +224,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # drawing the clips takes the other core
     model = build()
-    train(model, arguments.scale, arguments.start)
+    train(model, arguments.scale, arguments.flow_from)
     for interval in (1, 5, 10):
         report(model, interval)
     save_model(arguments.output / "demo.safetensors", model, model.description | {"classes": CLASSES}, half=True)

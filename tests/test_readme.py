@@ -15,7 +15,8 @@ CLIP = Path(keywarp.__file__).parent / "assets" / "demo.mp4"
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [body for kind, body in found if kind == language]
 
 
 def test_python_from_import_to_boxes(capsys):

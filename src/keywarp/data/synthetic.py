@@ -149,16 +149,17 @@ def synthetic_clip(
     shapes = []
     for _ in range(rng.integers(1, objects + 1)):
         speed, direction = rng.gamma(2.0, 0.009 * width), rng.uniform(0, 2 * np.pi)
+        label = int(rng.integers(len(CLASSES)))
         shapes.append(
             Shape(
-                label=int(rng.integers(len(CLASSES))),
+                label=label,
                 start=rng.uniform(0.1, 0.9, 2) * (width, height),
                 velocity=speed * np.array([np.cos(direction), np.sin(direction)]),
                 radius=float(rng.uniform(0.07, 0.2) * height),
                 growth=float(rng.uniform(-0.15, 0.15)),
                 angle=float(rng.uniform(0, 2 * np.pi)),
                 spin=float(rng.normal(0, 0.06)),
-                colours=_contrasting_colours(rng),
+                colours=_colours(rng, label),
                 size=size,
             )
         )
@@ -166,9 +167,10 @@ def synthetic_clip(
     return SyntheticClip(size, length, _texture(rng, size), pan, tuple(shapes), float(rng.uniform(1, 6)), seed)
 
 
-def _contrasting_colours(rng: np.random.Generator) -> np.ndarray:
-    hues = (rng.uniform(0, 180) + np.array([0, 90])) % 180
-    hsv = np.array([[[hue, rng.uniform(80, 255), rng.uniform(120, 255)] for hue in hues]], np.uint8)
+def _colours(rng: np.random.Generator, label: int) -> np.ndarray:
+    """Body and stripe `[2, 3]` RGB: each class has its own hue, in all shades, so that a small network learns it."""
+    hues = (label * 45 + rng.uniform(-9, 9) + np.array([0, 90])) % 180  # OpenCV's hues go to 180
+    hsv = np.array([[[hue, rng.uniform(150, 255), rng.uniform(150, 255)] for hue in hues]], np.uint8)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0].astype(np.float32)
 
 
