@@ -114,6 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A failure is one line on standard error. KEYWARP_DEBUG=1 shows the traceback of an unexpected one.
     """
+    # OpenMP's threads wait by spinning: beside other work on the machine that takes twenty times as long. It is read
+    # when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return app(arguments, exit_on_error=False, print_error=False) or 0
     except (CycloptsError, UserError) as error:
