@@ -1,10 +1,9 @@
 """Trains the small R-FCN / Deep Feature Flow pair of the demo, and makes the demo's clip.
 
-    python recipes/demo.py --output runs/first
-    python recipes/demo.py --output src/keywarp/assets --start runs/first/demo.safetensors
+    python recipes/demo.py --output src/keywarp/assets       (about 20 minutes on two CPU cores)
 
-About 25 minutes in all on two CPU cores. The flow network of the weights that ship comes from a run on an earlier form
-of the clips, whose shapes had random colours (`--flow-from`).
+The flow network of the weights that ship comes from a run on an earlier form of the clips, whose shapes had random
+colours (`--flow-from`). They print mAP 0.426 per frame, 0.376, 0.297 and 0.165 with key frames every 3, 5 and 10.
 
 On synthetic clips of shapes (`keywarp.data.synthetic`), in four steps: the feature network on what each cell shows (in
 place of ImageNet: R-FCN alone does not learn from scratch in so short a time), R-FCN on single frames, the flow network
@@ -127,9 +126,8 @@ def optimise(
             print(f"{name} {step}/{steps}: loss {smooth:.3f}, {(time.time() - start) / step:.2f} s a step", flush=True)
 
 
-def train(model: VideoModel, scale: float = 1.0, flow_from: Path | None = None, start: Path | None = None) -> None:
-    """The four steps, all shortened by `scale`; without the third, with the flow network of an earlier run; or from an
-    earlier run's weights more of the second and the last."""
+def train(model: VideoModel, scale: float = 1.0, flow_from: Path | None = None) -> None:
+    """The four steps, all shortened by `scale`; or without the third, with the flow network of an earlier run."""
     aligner = model.aligner
     assert isinstance(aligner, FlowNet)
 
@@ -166,12 +164,6 @@ def train(model: VideoModel, scale: float = 1.0, flow_from: Path | None = None, 
 
     detector = [model.feature_network, model.head]
     model.train()
-    if start is not None:
-        load_weights(model, start)
-        optimise("R-FCN", detector, per_frame, steps=round(600 * scale), rate=1e-3, seed=4)
-        optimise("DFF", [model], both, steps=round(150 * scale), rate=2e-4, seed=5)
-        model.eval()
-        return
     optimise("cells", [model.feature_network, cell_head], cells, steps=round(500 * scale), rate=2e-3, seed=0)
     optimise("R-FCN", detector, per_frame, steps=round(800 * scale), rate=7e-4, seed=1)
     report(model, 1)
@@ -226,7 +218,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the training steps")
     parser.add_argument("--flow-from", type=Path, help="take the flow network from an earlier run")
-    parser.add_argument("--start", type=Path, help="train on from the weights of an earlier run")
     parser.add_argument("--clip-only", action="store_true")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -236,7 +227,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # drawing the clips takes the other core
     model = build()
-    train(model, arguments.scale, arguments.flow_from, arguments.start)
+    train(model, arguments.scale, arguments.flow_from)
     for interval in (1, 3, 5, 10):
         report(model, interval)
     save_model(arguments.output / "demo.safetensors", model, model.description | {"classes": CLASSES}, half=True)
