@@ -183,7 +183,7 @@ def hard_example_loss(
         box_losses = box_losses.index_put((objects.nonzero()[:, 0],), each)
     class_losses = F.cross_entropy(logits, wanted, reduction="none")
     hardest = (class_losses + box_losses).detach().topk(min(HARDEST, len(regions))).indices
-    return class_losses[hardest].mean(), box_losses[hardest].sum() / HARDEST
+    return class_losses[hardest].sum() / max(len(hardest), 1), box_losses[hardest].sum() / HARDEST
 
 
 class RFCNHead(TaskHead):
@@ -227,13 +227,12 @@ class RFCNHead(TaskHead):
         group = self.dense.group
         indexed = torch.cat([F.pad(r, (1, 0), value=n) for n, r in enumerate(regions)])
         pooled, filled = pool_bins(x, indexed, scale=1 / self.dense.stride, group=group)  # [R, G², C'], [R, G²]
-        votes = []
-        for conv in (self.score_maps.cls, self.score_maps.bbox):
-            # Its channel (c·G + row)·G + column scores class c in that bin, so a class's weights lie together.
-            weight, bias = conv.weight.float().reshape(-1, group**2 * x.shape[1]), conv.bias.float()  # type: ignore[union-attr]
-            score = F.linear(pooled.flatten(1), weight) + F.linear(filled.float(), bias.view(-1, group**2))
-            votes.append(score / group**2)
-        return votes[0], votes[1]
+        bins, convs = group**2, (self.score_maps.cls, self.score_maps.bbox)
+        # Channel (c·G + row)·G + column scores class c in that bin, so a class's weights lie together.
+        weight = torch.cat([conv.weight for conv in convs]).float().reshape(-1, bins * x.shape[1])
+        bias = torch.cat([conv.bias for conv in convs]).float().view(-1, bins)  # type: ignore[misc]
+        votes = (F.linear(pooled.flatten(1), weight) + F.linear(filled.float(), bias)) / bins  # [R, C + 1 + 8]
+        return votes[:, :-8], votes[:, -8:]
 
     def maps(self, features: Features) -> tuple[Tensor, ...]:
         """The four dense score maps."""

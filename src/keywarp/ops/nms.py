@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.ops import nms as torchvision_nms
 
-BLOCK = 1024
+BLOCK = 384
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float, keep: int) -> Tensor:
@@ -23,7 +23,8 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, keep: int) -> Tensor:
     kept = order[:0]
     for block in order.split(BLOCK):
         if len(kept):
-            block = block[(box_iou(boxes[block], boxes[kept]) <= threshold).all(dim=1)]
+            # Boxes without area overlap nothing: their IoU is NaN, which is not above the threshold either.
+            block = block[~(box_iou(boxes[block], boxes[kept]) > threshold).any(dim=1)]
         kept = torch.cat([kept, block[torchvision_nms(boxes[block], scores[block], threshold)]])
         if len(kept) >= keep:
             break
@@ -36,20 +37,24 @@ def multiclass_nms(
     """Box position, class and score of the best `keep` detections, by falling score.
 
     boxes: `[R, 4]`, the same for every class. scores: `[R, C]`; those above `score_threshold` take part. Boxes are
-    suppressed within a class. All classes go together, rank by rank, over one matrix of overlaps.
+    suppressed within a class.
+
+    All classes go together by falling score, and it stops when enough are kept. One matrix of overlaps serves all
+    classes; its rows are Python integers of R bits, so that suppressing what a box overlaps is one `or`.
     """
     R, C = scores.shape
-    over = (box_iou(boxes, boxes) > nms_threshold).cpu().numpy()
-    order = scores.argsort(dim=0, descending=True, stable=True).T.cpu().numpy()  # [C, R]
-    alive = (scores > score_threshold).T.cpu().numpy()  # [C, R]
-    classes = np.arange(C)
-    kept = np.zeros((C, R), bool)
-    for rank in range(int(alive.sum(axis=1).max(initial=0))):
-        best = order[:, rank]
-        stays = alive[classes, best]
-        kept[classes, best] = stays
-        alive &= ~(over[best] & stays[:, None])
-    label, position = (torch.from_numpy(i).to(boxes.device) for i in np.nonzero(kept))
-    score = scores[position, label]
-    top = score.argsort(descending=True, stable=True)[:keep]
-    return position[top], label[top], score[top]
+    by_class = scores.T.flatten()  # [C·R]
+    candidates = (by_class > score_threshold).nonzero()[:, 0]
+    order = candidates[by_class[candidates].argsort(descending=True, stable=True)]
+    over = np.packbits((box_iou(boxes, boxes) > nms_threshold).cpu().numpy(), axis=1, bitorder="little")
+    overlapped = [int.from_bytes(row.tobytes(), "little") for row in over]
+    suppressed, kept = [0] * C, []
+    for candidate in order.tolist():
+        c, i = divmod(candidate, R)
+        if not suppressed[c] >> i & 1:
+            kept.append(candidate)
+            suppressed[c] |= overlapped[i]
+            if len(kept) == keep:
+                break
+    best = torch.tensor(kept, dtype=torch.long, device=boxes.device)
+    return best % max(R, 1), best // max(R, 1), by_class[best]

@@ -24,8 +24,7 @@ def pool_bins(features: Tensor, regions: Tensor, *, scale: float, group: int = 7
     N, C, h, w = features.shape
     mean = features.float().mean(dim=(2, 3), keepdim=True)
     # Sums over the map are differences of large numbers: without the mean they are smaller and lose less.
-    cells = (features.float() - mean).permute(0, 2, 3, 1)
-    integral = F.pad(cells.cumsum(1).cumsum(2), (0, 0, 1, 0, 1, 0))  # [N, h + 1, w + 1, C]
+    integral = _integral_image(features.float() - mean)
     x0, x1 = _edges(regions[:, 1], regions[:, 3], scale, group, w)  # [R, G]
     y0, y1 = _edges(regions[:, 2], regions[:, 4], scale, group, h)
     area = (y1 - y0).clamp(min=0)[:, :, None] * (x1 - x0).clamp(min=0)[:, None, :]  # [R, G, G]
@@ -51,14 +50,29 @@ def holds_cells(boxes: Tensor, size: Sequence[int], *, scale: float) -> Tensor:
     Those at the right and lower edge have none; their scores would be zero, which says "any class".
     """
     h, w = size
-    start = (boxes[:, :2].float() * scale + 0.5).floor()
+    start = _round(boxes[:, :2].float() * scale)
     return (start[:, 0] < w - 1) & (start[:, 1] < h - 1)
+
+
+def _integral_image(features: Tensor) -> Tensor:
+    """Sums over all cells above and left, `[N, h + 1, w + 1, C]`. Row by row: `cumsum` takes four times as long."""
+    sums = F.pad(features.permute(0, 2, 3, 1), (0, 0, 1, 0, 1, 0))
+    for axis in (1, 2):
+        for i in range(1, sums.shape[axis]):
+            sums.select(axis, i).add_(sums.select(axis, i - 1))
+    return sums
+
+
+def _round(x: Tensor) -> Tensor:
+    """The nearest integers, halves away from zero as in C."""
+    whole = x.trunc()
+    return whole + x.sign() * ((x - whole).abs() >= 0.5)
 
 
 def _edges(low: Tensor, high: Tensor, scale: float, group: int, size: int) -> tuple[Tensor, Tensor]:
     """First and past-the-last cell of each bin along one axis, `[R, G]` each."""
-    start = (low.float() * scale + 0.5).floor()
-    length = ((high.float() * scale + 0.5).floor() - start).clamp(min=1)
+    start = _round(low.float() * scale)
+    length = (_round(high.float() * scale) - start).clamp(min=1)
     bins = torch.arange(group, device=low.device)
     step = (length / group)[:, None]
     begin = (bins * step).floor() + start[:, None]
