@@ -1,13 +1,11 @@
 """Trains the small R-FCN / Deep Feature Flow pair of the demo, and makes the demo's clip.
 
-    python recipes/demo.py --output src/keywarp/assets       (about 20 minutes on two CPU cores)
+    python recipes/demo.py --output src/keywarp/assets       (about 25 minutes on two CPU cores)
 
-The flow network of the weights that ship comes from a run on an earlier form of the clips, whose shapes had random
-colours (`--flow-from`). They print mAP 0.426 per frame, 0.376, 0.297 and 0.165 with key frames every 3, 5 and 10.
-
-On synthetic clips of shapes (`keywarp.data.synthetic`), in four steps: the feature network on what each cell shows (in
-place of ImageNet: R-FCN alone does not learn from scratch in so short a time), R-FCN on single frames, the flow network
-on exact flow, then both together on pairs 0 ≤ i − k ≤ 9 (004, section 3). Training clips have seeds below 10⁶; the
+On synthetic clips of shapes (`keywarp.data.synthetic`), in five steps: the feature network on what each cell shows (in
+place of ImageNet: R-FCN alone does not learn from scratch in so short a time); the R-FCN head on its features, then
+both together, on single frames; the flow network on exact flow; then all on pairs 0 ≤ i − k ≤ 4 (004, section 3). From
+the second step on the batch norms' statistics stay fixed, as in the papers. Training clips have seeds below 10⁶; the
 demo's clip and the printed AP use seeds from 10⁶ on, which no training step sees.
 """
 
@@ -30,7 +28,8 @@ from keywarp.data.video_writer import VideoWriter
 from keywarp.evaluation.detection import average_precision, of_class
 from keywarp.methods import dff
 from keywarp.model import VideoModel
-from keywarp.networks.weight_files import load_weights, read_state_dict, save_model
+from keywarp.networks.resnet import freeze
+from keywarp.networks.weight_files import save_model
 from keywarp.predictor import VideoPredictor
 from keywarp.scheduling import FixedInterval
 from keywarp.structures import Detections, Frame, Memory, Step
@@ -59,11 +58,12 @@ Batch = tuple[Tensor, list[dict[str, Tensor]], Tensor, Tensor]
 
 
 class Pairs(IterableDataset[Batch]):
-    """Endless batches drawn from a seed: clips `[B, 2, 3, H, W]` of a key frame and one up to nine frames later, the
-    later one's targets, its flow to the key `[B, 2, H, W]` in pixels, and what its cells show `[B, 5, h, w]`."""
+    """Endless batches drawn from a seed: clips `[B, 2, 3, H, W]` of a key frame and one up to `furthest` frames later,
+    the later one's targets, its flow to the key `[B, 2, H, W]` in pixels, and what its cells show `[B, 5, h, w]`."""
 
-    def __init__(self, seed: int, batch: int = 8) -> None:
+    def __init__(self, seed: int, furthest: int = 9, batch: int = 8) -> None:
         self.seed = seed
+        self.furthest = furthest
         self.batch = batch
 
     def __iter__(self) -> Iterator[Batch]:
@@ -73,7 +73,7 @@ class Pairs(IterableDataset[Batch]):
             for _ in range(self.batch):
                 clip = synthetic_clip(int(rng.integers(HELD_OUT)), size=SIZE)
                 k = int(rng.integers(10))
-                i = k + int(rng.integers(10))
+                i = k + int(rng.integers(self.furthest + 1))
                 boxes, labels = clip.boxes(i)
                 images.append(np.stack([clip.frame(k), clip.frame(i)]))
                 targets.append({"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)})
@@ -107,12 +107,13 @@ def optimise(
     steps: int,
     rate: float,
     seed: int,
+    furthest: int = 9,
 ) -> None:
     """AdamW with one cosine cycle on the sum of the losses."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.05)
-    batches = DataLoader(Pairs(seed), batch_size=None, num_workers=1, prefetch_factor=8)
+    batches = DataLoader(Pairs(seed, furthest), batch_size=None, num_workers=1, prefetch_factor=8)
     start, smooth = time.time(), 0.0
     for step, batch in zip(range(1, steps + 1), batches, strict=False):
         loss = torch.stack(list(losses_of(batch).values())).sum()
@@ -126,8 +127,8 @@ def optimise(
             print(f"{name} {step}/{steps}: loss {smooth:.3f}, {(time.time() - start) / step:.2f} s a step", flush=True)
 
 
-def train(model: VideoModel, scale: float = 1.0, flow_from: Path | None = None) -> None:
-    """The four steps, all shortened by `scale`; or without the third, with the flow network of an earlier run."""
+def train(model: VideoModel, scale: float = 1.0) -> None:
+    """The five steps, all shortened by `scale`."""
     aligner = model.aligner
     assert isinstance(aligner, FlowNet)
 
@@ -164,15 +165,15 @@ def train(model: VideoModel, scale: float = 1.0, flow_from: Path | None = None) 
 
     detector = [model.feature_network, model.head]
     model.train()
-    optimise("cells", [model.feature_network, cell_head], cells, steps=round(500 * scale), rate=2e-3, seed=0)
-    optimise("R-FCN", detector, per_frame, steps=round(800 * scale), rate=7e-4, seed=1)
+    optimise("cells", [model.feature_network, cell_head], cells, steps=round(1200 * scale), rate=2e-3, seed=0)
+    freeze(model, stages=0)
+    optimise("R-FCN head", [model.head], per_frame, steps=round(600 * scale), rate=2e-3, seed=1)
     report(model, 1)
-    if flow_from is None:
-        optimise("flow", [aligner], flow, steps=round(1500 * scale), rate=6e-4, seed=2)
-    else:
-        state = read_state_dict(flow_from)
-        load_weights(aligner, {n.removeprefix("aligner."): t for n, t in state.items() if n.startswith("aligner.")})
-    optimise("DFF", [model], both, steps=round(250 * scale), rate=1e-4, seed=3)
+    optimise("R-FCN", detector, per_frame, steps=round(1200 * scale), rate=2e-4, seed=2)
+    report(model, 1)
+    optimise("flow", [aligner], flow, steps=round(2000 * scale), rate=6e-4, seed=3)
+    report(model, 3)
+    optimise("DFF", [model], both, steps=round(400 * scale), rate=1e-4, seed=4, furthest=4)
     model.eval()
 
 
@@ -217,7 +218,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the training steps")
-    parser.add_argument("--flow-from", type=Path, help="take the flow network from an earlier run")
     parser.add_argument("--clip-only", action="store_true")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -227,7 +227,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # drawing the clips takes the other core
     model = build()
-    train(model, arguments.scale, arguments.flow_from)
+    train(model, arguments.scale)
     for interval in (1, 3, 5, 10):
         report(model, interval)
     save_model(arguments.output / "demo.safetensors", model, model.description | {"classes": CLASSES}, half=True)

@@ -8,7 +8,8 @@ import keywarp
 ROOT = Path(keywarp.__file__).parent
 ROWS = [
     {"errors", "structures", "ops", "files"},
-    {"transform", "alignment", "scheduling"},
+    {"transform", "alignment", "scheduling", "interfaces", "plans"},
+    {"aggregation", "updating", "losses"},
     {"model"},
     {"networks", "heads", "adapters", "data", "evaluation"},
     {"predictor", "methods"},

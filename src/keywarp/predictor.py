@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
-from keywarp.model import VideoModel
-from keywarp.structures import Detections, Frame, FrameResult, Memory, MotionChain, MotionField, Step, VideoFrame
+from keywarp.model import VideoModel, frame_of
+from keywarp.structures import Detections, FrameResult, Memory, MotionChain, MotionField, Step, VideoFrame
 from keywarp.transform import Placement
 
 
@@ -110,20 +110,17 @@ class VideoPredictor:
     def _compute(self, step: Step) -> None:
         model, frames = self.model, step.frames
         image = torch.stack([self._inputs[i] for i in frames]).to(self.device, non_blocking=True)
-        memory = self._memories.get(frames[0])
-        current = Frame(image, self._motion_to_key(frames), memory.features if memory else None)
-        output = model.run(step, current, self._memories)
-        kept = len(frames)
+        current = frame_of(image, self._memories.get(frames[0]), motion=self._motion_to_key(frames))
+        output = model.run(step, current, self._memories, model.scheduler.accept)
+        kept = len(frames) if output.kept is None else output.kept
         if step.is_key:
             assert output.memory is not None
             self._memories[frames[0]] = output.memory
             self._last_key, self._key_due = frames[0], False
         else:
-            accepted = model.scheduler.accept(output.quality)
-            kept, self._key_due = (kept, False) if accepted is None else (accepted, True)
+            self._key_due = kept < len(frames)
         if step.emits and kept:
-            features = tuple(level[:kept] for level in output.features)
-            self._finish(frames[:kept], features, step.is_key, output.fallback[:kept])
+            self._finish(frames[:kept], output.features, step.is_key, output.fallback)
         self._forget(frames[:kept], step.emits)
 
     def _finish(

@@ -58,25 +58,40 @@ class Frame:
     image: `[N, 3, H, W]`, RGB 0…255 (uint8 or float), resized; each network normalises for itself.
     motion: for each of the N frames its chain of codec motion fields to the key frame, in pixels of `image`; None
         when the source gives none.
-    features: the frames' own features where they were computed before (sliding windows).
+    features: the frames' own features where they are known: a key frame's, those of a sliding window, or the cheap
+        ones of a transform net. work: what the aligner computed of them before (`Memory.work`).
     """
 
     image: Tensor
     motion: Sequence[MotionChain] | None = None
     features: Features | None = None
+    work: Any = None
+
+    def first(self, count: int) -> Frame:
+        """Only the first `count` of the N frames."""
+        return Frame(
+            self.image[:count],
+            None if self.motion is None else self.motion[:count],
+            None if self.features is None else tuple(level[:count] for level in self.features),
+            self.work,
+        )
 
 
 @dataclass(frozen=True)
 class Memory:
     """What a key frame leaves behind for the frames that refer to it.
 
-    image: `[N, 3, H, W]` as in `Frame`. features: what is propagated. work: what the aligner computed of the
-    image alone and need not compute again.
+    image: `[N, 3, H, W]` as in `Frame`. features: what is propagated to other frames. aggregated: what the next key
+    frame aggregates, and non-key frames where they are aggregated too (THP's aggregate, the impression feature,
+    PSLA's temporal feature). work: what the aligner computed of this frame alone and need not compute again. layers:
+    what a partial update reads of the feature network's inner layers.
     """
 
     image: Tensor
     features: Features
+    aggregated: Features = ()
     work: Any = None
+    layers: Any = None
 
 
 @dataclass(frozen=True)
@@ -100,12 +115,19 @@ class StepOutput:
 
     memory: of a key step, else None. quality: `[N, 1, h, w]`, how far the alignment can be trusted, if the aligner
     estimates it. fallback: for each of the N frames the share of cells whose codec motion was missing.
+    kept: how many of the step's frames the results are of, all unless the quality check refused some.
+    For the losses: own, the frames' own features where they are known; aligned, the references' features carried to
+    them; update_mask, `[N, 1, h, w]`, 1 where features were computed anew.
     """
 
     features: Features
     memory: Memory | None = None
     quality: Tensor | None = None
     fallback: tuple[float, ...] = ()
+    kept: int | None = None
+    own: Features | None = None
+    aligned: tuple[Features, ...] = ()
+    update_mask: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from keywarp.model import FeatureNetwork, TaskHead
+from keywarp.interfaces import FeatureNetwork, TaskHead
 from keywarp.transform import ImageTransform
 
 

@@ -21,7 +21,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from keywarp.adapters import Parts
 from keywarp.errors import UserError, unknown
-from keywarp.model import FeatureNetwork, TaskHead
+from keywarp.interfaces import FeatureNetwork, TaskHead
 from keywarp.networks.weight_files import load_weights, torchvision_state
 from keywarp.structures import Detections, Features
 from keywarp.transform import ImageTransform

@@ -15,7 +15,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from keywarp.adapters import Parts
 from keywarp.adapters.onnx_graph import Graph, session, shape_of
 from keywarp.errors import UserError
-from keywarp.model import FeatureNetwork, TaskHead
+from keywarp.interfaces import FeatureNetwork, TaskHead
 from keywarp.structures import Detections, Features
 from keywarp.transform import ImageTransform
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -28,6 +28,10 @@ class Correspondence(ABC):
     @abstractmethod
     def propagate(self, features: Features) -> Features:
         """Features L × `[K, C, h, w]` of the reference, as features L × `[N, C, h, w]` of the frames."""
+
+    @abstractmethod
+    def first(self, count: int) -> Self:
+        """Only of the first `count` of the N frames."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ class FlowField(Correspondence):
         (level,) = warped
         return (level * self.scale,)
 
+    def first(self, count: int) -> FlowField:
+        scale = None if self.scale is None else self.scale[:count]
+        quality = None if self.quality is None else self.quality[:count]
+        return FlowField(self.flow[:count], scale, quality, self.fallback[:count])
+
 
 class Aligner(nn.Module, ABC):
     """Estimates how N current frames relate to a reference."""
@@ -59,5 +68,8 @@ class Aligner(nn.Module, ABC):
         """The correspondence from each current frame to the reference (one for all, or one each)."""
 
     def remember(self, frame: Frame) -> Any:
-        """What of a key frame's image alone later calls can reuse, kept in `Memory.work`."""
+        """What of a reference frame alone later calls can reuse, kept in `Memory.work`.
+
+        An aligner that looks at features finds those that will be propagated in `frame.features`.
+        """
         return None

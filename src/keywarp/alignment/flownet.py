@@ -173,12 +173,19 @@ class FlowNet(Aligner):
             nn.init.zeros_(self.scale.weight)
             assert self.scale.bias is not None
             nn.init.ones_(self.scale.bias).requires_grad_(False)
+        self.quality = None
+        if quality:
+            self.quality = nn.Conv2d(self.decoder.outputs, 1, 3, padding=1)
+            nn.init.normal_(self.quality.weight, std=0.01)
+            assert self.quality.bias is not None
+            nn.init.zeros_(self.quality.bias)
 
     def forward(self, reference: Memory, current: Frame) -> FlowField:
-        """Flow `[N, 2, h, w]` and scale `[N, C, h, w]`, with h, w = ceil(H/16), ceil(W/16)."""
+        """Flow `[N, 2, h, w]`, scale `[N, C, h, w]`, quality `[N, 1, h, w]`, with h, w = ceil(H/16), ceil(W/16)."""
         features, _ = self._decode(reference, current)
         flow = self.flow(features) * FLOW_SCALE
-        return FlowField(flow, self.scale(features) if self.scale is not None else None)
+        scale = None if self.scale is None else self.scale(features)
+        return FlowField(flow, scale, None if self.quality is None else self.quality(features))
 
     def remember(self, frame: Frame) -> Tensor:
         """The key frame's half of the first convolution."""
@@ -212,16 +219,17 @@ class FlowNet(Aligner):
 
 
 def _flownet(width: float) -> Callable[..., FlowNet]:
-    def build(scale_channels: int | None = 1024) -> FlowNet:
-        return FlowNet(simple_encoder(width), [round(n * width) for n in (512, 256, 128, 64)], scale_channels)
+    def build(scale_channels: int | None = 1024, quality: bool = False) -> FlowNet:
+        widths = [round(n * width) for n in (512, 256, 128, 64)]
+        return FlowNet(simple_encoder(width), widths, scale_channels, quality)
 
     return build
 
 
-def _flownet_inception(scale_channels: int | None = 1024) -> FlowNet:
+def _flownet_inception(scale_channels: int | None = 1024, quality: bool = False) -> FlowNet:
     # The paper leaves the decoder's widths out. An eighth of FlowNet's gives, with the scale field, the complexity
     # ratios of its Table 2 to 2 %; a half or more is ruled out by them.
-    return FlowNet(inception_encoder(), (64, 32, 16, 8), scale_channels)
+    return FlowNet(inception_encoder(), (64, 32, 16, 8), scale_channels, quality)
 
 
 FLOW_NETWORKS: dict[str, Callable[..., FlowNet]] = {
@@ -231,4 +239,4 @@ FLOW_NETWORKS: dict[str, Callable[..., FlowNet]] = {
     # For the demo and for tests.
     "flownet-tiny": _flownet(1 / 8),
 }
-"""Builders by name; each takes `scale_channels`."""
+"""Builders by name; each takes `scale_channels` and `quality`."""

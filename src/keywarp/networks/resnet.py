@@ -17,7 +17,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 from keywarp.errors import UserError
-from keywarp.model import FeatureNetwork
+from keywarp.interfaces import FeatureNetwork
 from keywarp.networks.deformable import DeformableConv2d
 from keywarp.networks.weight_files import load_weights, torchvision_state
 from keywarp.structures import Features
@@ -102,6 +102,25 @@ class ResNet(FeatureNetwork):
         x = (image.to(self.mean.dtype) - self.mean) / self.std
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         return (self.reduction(self.layer4(self.layer3(self.layer2(self.layer1(x))))),)
+
+    def low(self, image: Tensor) -> Features:
+        """One level, the output of conv4's fourth block (res4b3 of ResNet-101; 002, section 3.5), on the same cells.
+
+        Of a ResNet with fewer blocks in conv4, the output of its last but one at most.
+        """
+        x = (image.to(self.mean.dtype) - self.mean) / self.std
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        return (self.layer3[: self.low_blocks](self.layer2(self.layer1(x))),)
+
+    @property
+    def low_blocks(self) -> int:
+        """Blocks of conv4 that belong to the lower layers."""
+        return max(min(4, len(self.layer3) - 1), 1)
+
+    @property
+    def low_channels(self) -> int:
+        """Channels of `low`."""
+        return _last_convolution(self.layer3[0]).out_channels
 
     def split(self, task_layers: int) -> tuple[ResNet, nn.Sequential]:
         """This network without its last blocks, and those blocks with the reduction as the task network's beginning.

@@ -1,0 +1,40 @@
+"""The two halves of a network that works frame by frame.
+
+Legend: N frames together · C channels · (h, w) feature cells · (H, W) pixels
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from keywarp.structures import Detections, Features, Targets
+
+
+class FeatureNetwork(nn.Module, ABC):
+    """The expensive part: images to features (N_feat of paper 004)."""
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Features:
+        """Features L × `[N, C, h, w]` of images `[N, 3, H, W]`, RGB 0…255."""
+
+    def low(self, image: Tensor) -> Features:
+        """Features of the lower layers alone, on the same cells (N_l of paper 002)."""
+        raise NotImplementedError(f"{type(self).__name__} has no lower layers of its own")
+
+
+class TaskHead(nn.Module, ABC):
+    """The cheap part: features to results (N_task of paper 004)."""
+
+    @abstractmethod
+    def forward(self, features: Features, image_sizes: Sequence[tuple[int, int]]) -> Sequence[Detections] | Tensor:
+        """For each of N frames its detections, in pixels of the network's input; or class scores `[N, classes, h, w]`.
+
+        image_sizes: (H, W) of each frame's image without padding; boxes are clipped to it.
+        """
+
+    def loss(self, features: Features, image_sizes: Sequence[tuple[int, int]], targets: Targets) -> dict[str, Tensor]:
+        """The training losses by name, to be summed."""
+        raise NotImplementedError(f"{type(self).__name__} wraps a trained model and has no training loss")

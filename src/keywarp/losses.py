@@ -1,0 +1,41 @@
+"""Losses beside the head's: functions of a step's output.
+
+Legend: N frames · C channels · (h, w) feature cells
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from keywarp.structures import StepOutput
+
+
+def transformation_residual(weight: float = 0.65) -> Callable[[StepOutput], dict[str, Tensor]]:
+    """TRL (000, Eq. 3): smooth L1 between the references' aligned features and the frame's own.
+
+    Mean over positions and channels, and over the references; times λ = `weight`.
+    """
+
+    def loss(output: StepOutput) -> dict[str, Tensor]:
+        if not output.aligned or output.own is None:
+            return {}
+        (own,) = output.own
+        residuals = [F.smooth_l1_loss(aligned, own) for (aligned,) in output.aligned]
+        return {"transformation_residual": weight * torch.stack(residuals).mean()}
+
+    return loss
+
+
+def update_area(weight: float = 2.0) -> Callable[[StepOutput], dict[str, Tensor]]:
+    """The area computed anew (001, Eq. 12): λ·Σ_p U(p), mean over the frames; λ = `weight`."""
+
+    def loss(output: StepOutput) -> dict[str, Tensor]:
+        if output.update_mask is None:
+            return {}
+        return {"update_area": weight * output.update_mask.sum(dim=(1, 2, 3)).mean()}
+
+    return loss
