@@ -152,11 +152,16 @@ class FlowNet(Aligner):
     Flow and scale are predicted after the last features are pooled to the feature grid, as the authors' code does,
     which is cheaper than resizing them. N current frames may share one key, whose half of the first convolution is
     then computed once (`remember`).
+
+    quality: also estimate the feature consistency Q, high where propagated features can be trusted (001, Eq. 5), by
+    one more 3×3 convolution over the last features.
     """
 
     mean: Tensor
 
-    def __init__(self, encoder: Encoder, decoder_widths: Sequence[int], scale_channels: int | None) -> None:
+    def __init__(
+        self, encoder: Encoder, decoder_widths: Sequence[int], scale_channels: int | None, quality: bool = False
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.encoder = encoder
