@@ -23,7 +23,7 @@ from keywarp.benchmark import part_times
 from keywarp.data.video import open_video
 from keywarp.evaluation.detection import agreement, average_precision, of_class
 from keywarp.files import write_atomically
-from keywarp.methods import load
+from keywarp.loading import load
 from keywarp.predictor import VideoPredictor
 from keywarp.structures import FrameResult
 

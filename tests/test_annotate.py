@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from keywarp import methods
+from keywarp import loading
 from keywarp.alignment.codec import CodecMotion
 from keywarp.annotate import annotate, detect
 from keywarp.data.video import VideoSource, open_video
@@ -50,10 +50,10 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def use(monkeypatch):
-    """Make `methods.load` give this model, whatever it is asked for."""
+    """Make `loading.load` give this model, whatever it is asked for."""
 
     def use(model):
-        monkeypatch.setattr(methods, "load", lambda *_, **__: model)
+        monkeypatch.setattr(loading, "load", lambda *_, **__: model)
         return model
 
     return use

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from keywarp import methods
+from keywarp import loading
 from keywarp.cli import main
 from keywarp.errors import UserError
 from keywarp.scheduling import FixedInterval
@@ -24,14 +24,14 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def asked(monkeypatch):
-    """`methods.load` gives the tiny model and notes what it was asked for."""
+    """`loading.load` gives the tiny model and notes what it was asked for."""
     asked = {}
 
     def load(model, **options):
         asked.update(model=model, **options)
         return tiny_model(FixedInterval(4))
 
-    monkeypatch.setattr(methods, "load", load)
+    monkeypatch.setattr(loading, "load", load)
     return asked
 
 
@@ -119,7 +119,7 @@ def test_a_model_that_cannot_be_loaded(clip, tmp_path, capsys, monkeypatch):
     def load(*_, **__):
         raise UserError("unknown model 'yolox-nan'; did you mean yolox-nano?")
 
-    monkeypatch.setattr(methods, "load", load)
+    monkeypatch.setattr(loading, "load", load)
     error = fails(capsys, 2, "detect", clip, "--model", "yolox-nan", "--output", str(tmp_path / "out"))
     assert "did you mean yolox-nano?" in error
     assert not (tmp_path / "out").exists()
@@ -155,7 +155,7 @@ def test_an_unexpected_failure_is_one_line_and_a_traceback_only_on_demand(clip, 
     def load(*_, **__):
         raise RuntimeError("some\nlong story")
 
-    monkeypatch.setattr(methods, "load", load)
+    monkeypatch.setattr(loading, "load", load)
     monkeypatch.delenv("KEYWARP_DEBUG", raising=False)
     error = fails(capsys, 1, "detect", clip, "--output", str(tmp_path / "out"))
     assert error == "keywarp: unexpected RuntimeError: some long story (run with KEYWARP_DEBUG=1 for the traceback)\n"
@@ -186,12 +186,12 @@ KILLED = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from tiny import tiny_model
-from keywarp import methods
+from keywarp import loading
 from keywarp.cli import main
 from keywarp.scheduling import FixedInterval
 model = tiny_model(FixedInterval(4))
 model.head.register_forward_hook(lambda *_: time.sleep(0.05))
-methods.load = lambda *_, **__: model
+loading.load = lambda *_, **__: model
 sys.exit(main({arguments!r}))
 """
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keywarp
-from keywarp.methods import load
+from keywarp.loading import load
 
 ASSETS = Path(keywarp.__file__).parent / "assets"
 ROOT = Path(__file__).parents[1]

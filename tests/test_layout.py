@@ -11,8 +11,8 @@ ROWS = [
     {"transform", "alignment", "scheduling", "interfaces", "plans"},
     {"aggregation", "updating", "losses"},
     {"model"},
-    {"networks", "heads", "adapters", "data", "evaluation"},
-    {"predictor", "methods"},
+    {"networks", "heads", "adapters", "data", "evaluation", "partial_updating", "published"},
+    {"predictor", "methods", "loading"},
     {"listing", "benchmark", "options", "progress", "sinks", "visualize", "outputs", "summary", "annotate", "doctor"},
     {"cli", "__main__"},
 ]

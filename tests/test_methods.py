@@ -5,7 +5,8 @@ from torchvision.models import get_model
 
 from keywarp.errors import UserError
 from keywarp.listing import cost, speedup
-from keywarp.methods import METHODS, dff, load, rfcn, wrap
+from keywarp.loading import load
+from keywarp.methods import METHODS, dff, rfcn, wrap
 from keywarp.networks.weight_files import save_model
 from keywarp.predictor import VideoPredictor
 from keywarp.structures import Frame, Memory, Step
@@ -87,10 +88,10 @@ def test_any_torchvision_detector_runs_on_key_frames(flow):
 
 def test_published_sizes():
     """Within 0.3 Mi and 5 % of what is published; Table 2 of 004 is rounded r."""
-    single, video = cost("", rfcn), cost("", dff, interval=10)
+    single, video = cost("", rfcn), cost("", dff)
     assert single.parameters_mi == pytest.approx(59.6, abs=0.3)
     assert video.parameters_mi == pytest.approx(96.6, abs=0.3)
-    assert video.predicted_speedup == pytest.approx(speedup(video.gmac_non_key / video.gmac_key, 10))
+    assert video.predicted_speedup == pytest.approx(speedup(video.gmac_non_key / video.gmac_key, 10), rel=0.01)
     assert speedup(1.0, 10) == 1
 
 
@@ -170,4 +171,10 @@ def test_weights_of_another_model_are_named(tmp_path):
 
 
 def test_the_methods_are_listed():
-    assert set(METHODS) == {"rfcn", "dff", "sff"}
+    names = (
+        "rfcn dff dff-half dff-inception dff-fix-n dff-fix-f dff-separate sff fgfa thp-c1 thp-c2 thp-c3 impression-a "
+        "impression-b impression-c impression-d impression-e psla-a psla-b psla-c psla-nonlocal-s psla-nonlocal-f "
+        "psla-matchtrans-s psla-matchtrans-f psla-dense-s psla-dense-f iff-a iff-b iff-c iff-d iff-e iff-f iff-g iff-h "
+        "optflow-a optflow-b"
+    )
+    assert list(METHODS) == names.split()

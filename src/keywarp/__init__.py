@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives. They are imported at first use: torch takes seconds, `keywarp --help` should not.
 _HOME = {
-    "load": "keywarp.methods",
+    "load": "keywarp.loading",
     "wrap": "keywarp.methods",
     "rfcn": "keywarp.methods",
     "dff": "keywarp.methods",

@@ -56,17 +56,15 @@ def annotate(sources: Sequence[str], options: RunOptions, boxes: BoxOptions | No
     0: all done. 1: some sources failed. 130: interrupted. Raises UserError before any work, and for a single source
     also what made it fail.
     """
-    from keywarp import methods
+    from keywarp import loading
 
     task = "segment" if boxes is None else "detect"
     found = expand_sources(sources)
     folder = options.output or Path("runs") / task
     planned = plan(found, folder, options, boxes)
-    names = ("method", "backbone", "flow", "interval", "key_position", "weights", "device", "half")
+    names = ("method", "backbone", "flow", "interval", "key_position", "radius", "weights", "device", "half")
     settings = {name: getattr(options, name) for name in names}
-    if options.key_position is None and any(map(is_live_address, found)):
-        settings["key_position"] = 0  # a live frame is answered at once
-    model = methods.load(options.model, **settings)
+    model = loading.load(options.model, live=any(map(is_live_address, found)), **settings)
     run = Run(model, options, boxes, _labels(model.classes, boxes.classes) if boxes else None)
     failed = False
     with StopRequest() as stop:

@@ -16,18 +16,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from keywarp.alignment.flownet import FLOW_NETWORKS
 from keywarp.data.video import open_video
 from keywarp.doctor import cpu_name
-from keywarp.errors import UserError
+from keywarp.errors import UserError, unknown
 from keywarp.files import write_atomically
-from keywarp.listing import cost, speedup
-from keywarp.methods import FLOWS, dff, load
+from keywarp.listing import cost
+from keywarp.loading import load, options_of
+from keywarp.methods import FLOWS, METHODS
 from keywarp.model import VideoModel
 from keywarp.predictor import VideoPredictor
 from keywarp.structures import VideoFrame
@@ -35,14 +38,18 @@ from keywarp.structures import VideoFrame
 
 @dataclass
 class Candidate:
-    """A model that takes part. `baseline`: the same network on every frame. `bound`: its speed-up by Eq. 7 of 004."""
+    """A model that takes part.
+
+    count: frames of a round. baseline: the same network on every frame. bound: its speed-up by Eq. 7 of 004.
+    """
 
     name: str
     model: VideoModel
-    interval: int
+    count: int
     baseline: str
     bound: float | None = None
     rounds: list[dict[str, float]] = field(default_factory=list)  # milliseconds a frame: total and by part
+    running: VideoPredictor | None = None  # with a full window, where the method has one
 
 
 @dataclass(frozen=True)
@@ -60,35 +67,55 @@ class Row:
 
 
 def candidates(
-    models: Sequence[str], flows: Sequence[str], intervals: Sequence[int], backbone: str, device: str
+    models: Sequence[str],
+    flows: Sequence[str],
+    intervals: Sequence[int],
+    radii: Sequence[int],
+    backbone: str,
+    device: str,
 ) -> list[Candidate]:
-    """Every model per frame, and with every flow and interval above 1."""
-    found: list[Candidate] = []
+    """Every model per frame; and each with what it takes of the flows, intervals and radii."""
+    for flow in flows:
+        if flow not in FLOW_NETWORKS and flow not in FLOWS:
+            raise unknown("flow", flow, [*FLOW_NETWORKS, *FLOWS])
+    found: dict[str, Candidate] = {}
     for name in models:
-        trained = name == "dff"
         common: dict[str, Any] = {"device": device}
-        if trained or name.startswith("torchvision/"):
+        if name in METHODS:
+            found |= _of_method(name, flows, intervals, radii, common | {"weights": "random", "backbone": backbone})
+            continue
+        if name.startswith("torchvision/"):
             common["weights"] = "random"  # speed does not depend on them
-        if trained:
-            common["backbone"] = backbone
-        single = load("rfcn", **common) if trained else load(name, interval=1, **common)
-        per_frame = f"{'rfcn' if trained else name} per frame"
-        found.append(Candidate(per_frame, single, 1, per_frame))
-        for flow in flows:
-            if trained == (flow in FLOWS):
-                continue
-            r = None
-            if trained:
-                row = cost("", partial(dff, backbone, flow=flow))
-                r = (row.gmac_non_key or 0) / row.gmac_key
-            for interval in intervals:
-                if interval == 1:
-                    continue
-                model = load(name, flow=flow, interval=interval, **common)
-                bound = None if r is None else speedup(r, interval)
-                found.append(Candidate(f"{name} {flow} l={interval}", model, interval, per_frame, bound))
+        per_frame = f"{name} per frame"
+        found[per_frame] = Candidate(per_frame, load(name, interval=1, **common), 2, per_frame)
+        for flow, interval in product((f for f in flows if f in FLOWS), (n for n in intervals if n > 1)):
+            model = load(name, flow=flow, interval=interval, **common)
+            found[f"{name} {flow} l={interval}"] = Candidate(f"{name} {flow} l={interval}", model, interval, per_frame)
     if not found:
         raise UserError(f"no model to measure; give --models, e.g. dff or yolox-nano, got {list(models)}")
+    return list(found.values())
+
+
+def _of_method(
+    name: str, flows: Sequence[str], intervals: Sequence[int], radii: Sequence[int], common: dict[str, Any]
+) -> dict[str, Candidate]:
+    """The candidates of a method of the papers, by name, after the per-frame one."""
+    taken = options_of(name)
+    baseline = "rfcn per frame"
+    found = {baseline: Candidate(baseline, load("rfcn", **common), 2, baseline)}
+    choices: list[list[tuple[str, str, Any]]] = []
+    if "flow" in taken:
+        choices.append([("flow", flow, flow) for flow in flows if flow in FLOW_NETWORKS])
+    if "radius" in taken:
+        choices.append([("radius", f"r={r}", r) for r in radii])
+    elif "interval" in taken:
+        choices.append([("interval", f"l={n}", n) for n in intervals if n > 1])
+    for choice in product(*choices) if choices else ():
+        options = {option: value for option, _, value in choice}
+        label = " ".join([name, *(text for _, text, _ in choice)])
+        bound = cost("", partial(METHODS[name], common["backbone"], **options)).predicted_speedup
+        model = load(name, **common, **options)
+        found[label] = Candidate(label, model, 1 if "radius" in options else options["interval"], baseline, bound)
     return found
 
 
@@ -98,7 +125,10 @@ def part_times(model: VideoModel, clock: Callable[[], float]) -> Iterator[dict[s
     spent: dict[str, float] = {}
     parts: dict[str, nn.Module | None] = {
         "feature network": model.feature_network,
+        "transform net": model.transform_net,
         "alignment": model.aligner,
+        "aggregation": model.aggregator,
+        "updating": model.updater,
         "head": model.head,
     }
     with ExitStack() as stack:
@@ -120,13 +150,18 @@ def part_times(model: VideoModel, clock: Callable[[], float]) -> Iterator[dict[s
 
 
 def measure(candidate: Candidate, frames: Sequence[VideoFrame], clock: Callable[[], float], batch: int) -> None:
-    """One round: a whole segment through a new predictor, or two frames of a per-frame model."""
-    count = candidate.interval if candidate.interval > 1 else 2
+    """One round: a whole segment through a new predictor, two frames of a per-frame model, or one more of a window."""
+    count, radius = candidate.count, getattr(candidate.model.scheduler, "radius", None)
     segment = [frames[i % len(frames)] for i in range(count)]
-    predictor = VideoPredictor(candidate.model, batch=batch)
+    predictor = candidate.running or VideoPredictor(candidate.model, batch=batch)
+    if radius is not None and candidate.running is None:
+        predictor.push([frames[i % len(frames)] for i in range(2 * radius + 1)])
+        candidate.running = predictor
     with part_times(candidate.model, clock) as spent:
         start = clock()
-        done = len(predictor.push(segment)) + len(predictor.flush())
+        done = len(predictor.push(segment))
+        if radius is None:
+            done += len(predictor.flush())
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         total = clock() - start
@@ -158,6 +193,7 @@ def benchmark(
     models: Sequence[str] = ("dff",),
     flows: Sequence[str] = ("flownet-s", "flownet-half", "flownet-inception"),
     intervals: Sequence[int] = (10, 20),
+    radii: Sequence[int] = (2, 4),
     backbone: str = "resnet-101",
     rounds: int = 3,
     threads: int = 1,
@@ -172,8 +208,8 @@ def benchmark(
     """
     torch.set_num_threads(threads)
     clock = time.process_time if threads == 1 and not torch.cuda.is_available() else time.perf_counter
-    entries = candidates(models, flows, intervals, backbone, device)
-    with open_video(video, stop=max(e.interval for e in entries) + 1, motion="codec" in flows) as source:
+    entries = candidates(models, flows, intervals, radii, backbone, device)
+    with open_video(video, stop=max(*intervals, *radii, 1) + 1, motion="codec" in flows) as source:
         frames = list(source)
     for number in range(rounds + 1):
         for entry in entries:

@@ -67,7 +67,7 @@ def benchmark(
     video: str,
     *,
     models: Annotated[
-        tuple[str, ...], Parameter(help="dff, or names and files as for --model", consume_multiple=True)
+        tuple[str, ...], Parameter(help="methods, or names and files as for --model", consume_multiple=True)
     ] = ("dff",),
     flows: Annotated[
         tuple[str, ...],
@@ -77,7 +77,13 @@ def benchmark(
         10,
         20,
     ),
-    backbone: Annotated[str, Parameter(help="of dff")] = "resnet-101",
+    radii: Annotated[
+        tuple[int, ...], Parameter(help="window methods gather from so many each side", consume_multiple=True)
+    ] = (
+        2,
+        4,
+    ),
+    backbone: Annotated[str, Parameter(help="of the methods")] = "resnet-101",
     rounds: Annotated[int, Parameter(help="each candidate runs once a round; medians are reported")] = 3,
     threads: Annotated[int, Parameter(help="1: CPU time is measured; more: wall time")] = 1,
     batch: Annotated[int, Parameter(help="non-key frames computed together; 1 = live")] = 8,
@@ -92,6 +98,7 @@ def benchmark(
         models=models,
         flows=flows,
         intervals=intervals,
+        radii=radii,
         backbone=backbone,
         rounds=rounds,
         threads=threads,

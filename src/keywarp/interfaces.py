@@ -14,7 +14,13 @@ from keywarp.structures import Detections, Features, Targets
 
 
 class FeatureNetwork(nn.Module, ABC):
-    """The expensive part: images to features (N_feat of paper 004)."""
+    """The expensive part: images to features (N_feat of paper 004).
+
+    channels, low_channels: C of the features and of those of the lower layers, of a network with one level.
+    """
+
+    channels: int
+    low_channels: int
 
     @abstractmethod
     def forward(self, image: Tensor) -> Features:
@@ -34,6 +40,10 @@ class TaskHead(nn.Module, ABC):
 
         image_sizes: (H, W) of each frame's image without padding; boxes are clipped to it.
         """
+
+    def maps(self, features: Features) -> Sequence[Tensor]:
+        """The maps that everything else is read from: the head's share of the convolutions."""
+        raise NotImplementedError(f"{type(self).__name__} does not tell its maps")
 
     def loss(self, features: Features, image_sizes: Sequence[tuple[int, int]], targets: Targets) -> dict[str, Tensor]:
         """The training losses by name, to be summed."""

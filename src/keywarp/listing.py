@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
 
@@ -13,12 +13,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from keywarp.alignment.flownet import FLOW_NETWORKS
-from keywarp.methods import dff, rfcn
-from keywarp.model import VideoModel
-from keywarp.structures import Frame, Memory
+from keywarp.methods import METHODS, dff, rfcn
+from keywarp.model import VideoModel, frame_of
+from keywarp.partial_updating import PartialUpdater
+from keywarp.published import PUBLISHED, Published
+from keywarp.structures import Frame, Step
 
 SIZE = (600, 1000)
+INTERVAL = 10
+"""Taken for adaptive key frames."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,9 @@ class Cost:
 
     parameters_mi: in units of 2^20, batch-norm statistics counted. gmac_key, gmac_non_key: 10^9 multiply-accumulates
     of a key and of a non-key frame at 600×1000 (convolutions and matrix products; None where every frame is a key
-    frame). predicted_speedup: over the same network on every frame, Eq. 7. latency_frames: how many frames a result
-    trails behind its frame.
+    frame; of a window, all that a frame costs). Partial updating is counted at no area updated. predicted_speedup: over
+    the same network on every frame, as in Eq. 7. latency_frames: how many frames a result trails behind its frame.
+    published: what the paper says.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Cost:
     gmac_non_key: float | None
     predicted_speedup: float
     latency_frames: int
+    published: Published | None = None
 
 
 def parameters_mi(model: nn.Module) -> float:
@@ -62,39 +67,55 @@ def speedup(r: float, interval: int) -> float:
     return interval / (1 + (interval - 1) * r)
 
 
-def cost(name: str, build: Callable[[], VideoModel], interval: int = 1) -> Cost:
-    """The row of a model of the papers, from its networks run on the meta device."""
+def cost(name: str, build: Callable[[], VideoModel]) -> Cost:
+    """The row of a model of the papers, from its steps carried out on the meta device."""
     with torch.device("meta"):
         model = build().eval()
+        if isinstance(model.updater, PartialUpdater):
+            model.updater.at_inference = False
         image = torch.zeros(1, 3, *SIZE)
         with torch.no_grad():
-            features = model.feature_network(image)
-        maps: Callable[..., object] = model.head.maps  # type: ignore[assignment]
-        task = gmac(lambda: maps(features))
-        key = gmac(lambda: model.feature_network(image)) + task
-        non_key = None
-        if model.aligner is not None:
-            aligner = model.aligner
-            non_key = gmac(lambda: aligner(Memory(image, features), Frame(image))) + task
-    r = 1.0 if non_key is None else non_key / key
-    return Cost(name, parameters_mi(model), key, non_key, speedup(r, interval), model.scheduler.latency)
+            key = model.run(Step((0,), is_key=True), Frame(image), {})
+        assert key.memory is not None
+        memory = key.memory
+        task = gmac(lambda: model.head.maps(key.features))
+        frame = gmac(lambda: model.feature_network(image)) + task  # the network on every frame
+        radius = getattr(model.scheduler, "radius", None)
+        if radius is not None:
+            window = tuple(range(2 * radius + 1))
+            around = Step((radius,), is_key=False, references=window)
+            own = frame_of(image, memory)
+            each = gmac(lambda: model.run(around, own, dict.fromkeys(window, memory))) + task
+            each += gmac(lambda: model.run(Step((0,), is_key=True), Frame(image), {}))
+            return Cost(name, parameters_mi(model), each, None, frame / each, radius)
+        later = {0: memory}
+        key_cost = gmac(lambda: model.run(Step((1,), is_key=True, references=(0,)), Frame(image), later)) + task
+        if model.aligner is None:
+            return Cost(name, parameters_mi(model), key_cost, None, 1.0, model.scheduler.latency)
+        non_key = gmac(lambda: model.run(Step((1,), is_key=False, references=(0,)), Frame(image), later)) + task
+    interval = getattr(model.scheduler, "interval", INTERVAL)
+    ratio = interval * frame / (key_cost + (interval - 1) * non_key)
+    return Cost(name, parameters_mi(model), key_cost, non_key, ratio, model.scheduler.latency)
 
 
 def rows() -> Iterator[Cost]:
-    """Every method with its variants: backbones, flow networks, deformable layers, split points."""
-    for backbone in ("resnet-18", "resnet-34", "resnet-50", "resnet-101"):
+    """Every method, then variants: backbones, flow networks, deformable layers, split points, embeddings."""
+    for name, build in METHODS.items():
+        if name != "sff":
+            yield replace(cost(name, build), published=PUBLISHED[name])
+    for backbone in ("resnet-18", "resnet-34", "resnet-50"):
         yield cost(f"rfcn {backbone}", partial(rfcn, backbone))
-        for flow in FLOW_NETWORKS:
-            if flow != "flownet-tiny":
-                yield cost(f"dff {backbone} {flow}", partial(dff, backbone, flow=flow), interval=10)
+        for flow in ("flownet-s", "flownet-half", "flownet-inception"):
+            yield cost(f"dff {backbone} {flow}", partial(dff, backbone, flow=flow))
     for deformable in (3, 6):
-        yield cost(f"rfcn resnet-101 deformable {deformable}", partial(rfcn, deformable=deformable))
-        yield cost(
-            f"dff resnet-101 flownet-s deformable {deformable}", partial(dff, deformable=deformable), interval=10
-        )
-    yield cost("dff resnet-101 flownet-s without scale field", partial(dff, scale_field=False), interval=10)
+        yield cost(f"rfcn deformable {deformable}", partial(rfcn, deformable=deformable))
+        yield cost(f"dff deformable {deformable}", partial(dff, deformable=deformable))
+    yield cost("dff without scale field", partial(dff, scale_field=False))
     for layers in (0, 5, 12, 21):
-        yield cost(f"dff resnet-101 flownet-s task layers {layers}", partial(dff, task_layers=layers), interval=10)
+        yield cost(f"dff task layers {layers}", partial(dff, task_layers=layers))
+    yield cost("thp-c1 flownet-c", partial(METHODS["thp-c1"], flow="flownet-c"))
+    for name in ("psla-a", "psla-b", "psla-c"):
+        yield cost(f"{name} without embeddings", partial(METHODS[name], embedding=None))
 
 
 def print_models(as_json: bool = False) -> None:
@@ -106,16 +127,19 @@ def print_models(as_json: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from keywarp.methods import known_models
+    from keywarp.loading import with_weights
 
     title = (
-        "Methods and variants: parameters (Mi = 2^20), 10^9 multiply-accumulates of a key and of a non-key frame at "
-        "600×1000,\nspeed-up over every frame predicted by Eq. 7 (key frames every 10 for dff), latency in frames"
+        "Methods and variants, ResNet-101 where nothing is said: parameters (Mi = 2^20), 10^9 multiply-accumulates of a "
+        "key and of a non-key frame at 600×1000\n(of each frame, for windows), speed-up over every frame that follows "
+        "(004, Eq. 7; key frames every 10), latency in frames; and what the paper reports"
     )
     grid = Table(title=title, title_justify="left")
     grid.add_column("name", no_wrap=True)
-    for column in ("Mi", "GMAC", "non-key", "Eq. 7", "latency"):
+    for column in ("Mi", "GMAC", "non-key", "Eq. 7", "latency", "mAP"):
         grid.add_column(column, justify="right", no_wrap=True)
+    for column in ("frames/s", "in the paper"):
+        grid.add_column(column, no_wrap=True)
     for row in table:
         non_key = "–" if row.gmac_non_key is None else f"{row.gmac_non_key:.2f}"
         grid.add_row(
@@ -125,8 +149,18 @@ def print_models(as_json: bool = False) -> None:
             non_key,
             f"{row.predicted_speedup:.2f}",
             str(row.latency_frames),
+            *_reported(row.published),
         )
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(grid)
-    console.print("With weights, for --model: " + ", ".join(known_models()[:-2]) + ", and any torchvision/NAME")
+    console.print("With weights, for --model: " + ", ".join(with_weights()) + ", and any torchvision/NAME")
     console.print("demo: trained on synthetic shapes (disc, square, triangle, star); of no use on real video")
+
+
+def _reported(published: Published | None) -> tuple[str, str, str]:
+    """Accuracy, speed, and name and source, as cells of the table."""
+    if published is None:
+        return "", "", ""
+    accuracy = "–" if published.mean_ap is None else f"{published.mean_ap:.1f}"
+    after = f" + {published.postprocess}" if published.postprocess else ""
+    return accuracy, published.speed.split(",")[0], f"{published.title}{after} ({published.source})"

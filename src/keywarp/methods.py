@@ -1,32 +1,45 @@
-"""Each method as a composition of the parts: one builder a method; and `load`, which finds the weights for it.
+"""Each method as a composition of the parts: one builder a family, and `METHODS`, one entry a row of the papers' tables.
 
-rfcn   per frame (004, "Frame")
-dff    Deep Feature Flow (004): key-frame features carried by a trained flow network and a scale field
-sff    shallow feature flow (004, "SFF"): any trained detector, carried by a flow that needs no training
+rfcn         per frame (004, "Frame")
+dff          Deep Feature Flow (004): key-frame features carried by a trained flow network and a scale field
+fgfa         flow-guided feature aggregation: every frame gathers from a window around it; OptFlow-A and -B of 000
+thp          Towards High Performance Video Object Detection (001): recursive aggregation, partial updating, adaptive keys
+impression   Impression Network (003): key frames absorbed into an impression feature
+psla         progressive sparse local attention (002) and its rivals
+iff          IFF-Net (000): FGFA with feature flow estimated inside the network
+wrap         shallow feature flow (004, "SFF"): any trained detector, carried by a flow that needs no training
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypedDict, Unpack
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from keywarp.adapters import Parts
+from keywarp.aggregation import CosineAggregator, EqualAggregator, JointQualityAggregator, QualityAggregator
+from keywarp.alignment.attention import PSLA, DensePSLA, MatchTrans, Nonlocal
 from keywarp.alignment.classical import DISFlow, RAFTFlow
 from keywarp.alignment.codec import CodecMotion
 from keywarp.alignment.correspondence import Aligner
+from keywarp.alignment.feature_flow import AdvancedFeatureFlow, BasicFeatureFlow
 from keywarp.alignment.flownet import FLOW_NETWORKS
 from keywarp.errors import UserError, unknown
-from keywarp.heads.rfcn import RFCNHead, ScoreMaps
+from keywarp.heads.rfcn import RFCNHead
+from keywarp.heads.segmentation import SegmentationHead
+from keywarp.heads.task_split import FeaturesWithMaps, HeadWithTail
+from keywarp.losses import transformation_residual, update_area
 from keywarp.model import FeatureNetwork, TaskHead, VideoModel
-from keywarp.networks.resnet import ResNet, for_inference
-from keywarp.networks.weight_files import load_weights, read_description
-from keywarp.scheduling import FixedInterval, Scheduler, SegmentCentre
-from keywarp.structures import Detections, Features, Targets
+from keywarp.networks.resnet import ResNet
+from keywarp.networks.transform_net import TransformNet
+from keywarp.partial_updating import PartialUpdater
+from keywarp.plans import SINGLE, pair, triplet, window
+from keywarp.scheduling import AdaptiveInterval, FixedInterval, Scheduler, SegmentCentre, SlidingWindow
 from keywarp.transform import ImageTransform
+from keywarp.updating import BlendUpdater
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "resnet-18": {"depth": 18},
@@ -40,41 +53,67 @@ BACKBONES: dict[str, dict[str, Any]] = {
 FLOWS: dict[str, Callable[[], Aligner]] = {"dis": DISFlow, "codec": CodecMotion, "raft": RAFTFlow}
 """Flow sources that need no training of ours."""
 
+ATTENTIONS: dict[str, Callable[..., Aligner]] = {
+    "psla": PSLA,
+    "dense": DensePSLA,
+    "matchtrans": MatchTrans,
+    "nonlocal": Nonlocal,
+}
+"""Attention in place of flow (002, Tables 2 and 3)."""
 
-def _scheduler(interval: int, key_position: int) -> Scheduler:
-    return SegmentCentre(interval, key_position) if key_position else FixedInterval(interval)
+WINDOW_TRAINING = 9
+"""FGFA draws its training neighbours from ±9 frames."""
 
 
-def rfcn(
-    backbone: str = "resnet-101",
-    *,
-    num_classes: int = 30,
-    classes: Sequence[str] = (),
-    deformable: int = 0,
-    task_layers: int = 1,
-    shorter: int = 600,
-    longer: int = 1000,
-    anchor_scales: Sequence[float] = (8, 16, 32),
-    stride_in_1x1: bool = False,
-) -> VideoModel:
-    """R-FCN on every frame (004, section 4).
+class Networks(TypedDict, total=False):
+    """What every method takes: the network that works frame by frame.
 
-    backbone: of `BACKBONES`. deformable: 0, 3 or 6 deformable layers. task_layers: layers in the task network, 0, 1,
-    5, 12 or 21 (004, Table 5). shorter, longer: input size in pixels. anchor_scales: in cells of 16 pixels.
-    stride_in_1x1: the Caffe layout of the residual blocks. Weights are random until loaded.
+    num_classes: without background. classes: their names. task: "detection" (R-FCN) or "segmentation". deformable: 0, 3
+    or 6 deformable layers. task_layers: layers in the task network, 0, 1, 5, 12 or 21 (004, Table 5). shorter, longer:
+    input size in pixels. anchor_scales: in cells of 16 pixels. stride_in_1x1: the Caffe layout of the residual blocks.
+    fixed: parts that do not train: feature_network, head, aligner. Weights are random until loaded.
     """
-    arguments = {k: v for k, v in locals().items() if k != "classes"}
-    feature_network, head = _detector(backbone, num_classes, deformable, task_layers, anchor_scales, stride_in_1x1)
-    return VideoModel(
-        feature_network,
-        head,
-        scheduler=FixedInterval(1),
-        transform=ImageTransform(shorter, longer),
-        classes=classes or [f"class {i}" for i in range(num_classes)],
-        description={"method": "rfcn", "arguments": arguments},
-    )
+
+    num_classes: int
+    classes: Sequence[str]
+    task: str
+    deformable: int
+    task_layers: int
+    shorter: int
+    longer: int
+    anchor_scales: Sequence[float]
+    stride_in_1x1: bool
+    fixed: Sequence[str]
 
 
+P = ParamSpec("P")
+
+
+def _describes(name: str) -> Callable[[Callable[P, VideoModel]], Callable[P, VideoModel]]:
+    """The builder, which then notes in the model's description what it was called with."""
+
+    def decorate(build: Callable[P, VideoModel]) -> Callable[P, VideoModel]:
+        @wraps(build)
+        def described(*positional: P.args, **named: P.kwargs) -> VideoModel:
+            model = build(*positional, **named)
+            given = dict(zip(("backbone",), positional, strict=True)) if positional else {}
+            arguments = {k: v for k, v in (given | named).items() if k != "classes"}
+            model.description = {"method": name, "arguments": arguments}
+            return model
+
+        return described
+
+    return decorate
+
+
+@_describes("rfcn")
+def rfcn(backbone: str = "resnet-101", **networks: Unpack[Networks]) -> VideoModel:
+    """R-FCN, or the segmentation network, on every frame (004, section 4)."""
+    feature_network, head, common = _networks(backbone, **networks)
+    return _model(feature_network, head, common, scheduler=FixedInterval(1))
+
+
+@_describes("dff")
 def dff(
     backbone: str = "resnet-101",
     *,
@@ -82,32 +121,192 @@ def dff(
     interval: int = 10,
     key_position: int = 0,
     scale_field: bool = True,
-    num_classes: int = 30,
-    classes: Sequence[str] = (),
-    deformable: int = 0,
-    task_layers: int = 1,
-    shorter: int = 600,
-    longer: int = 1000,
-    anchor_scales: Sequence[float] = (8, 16, 32),
-    stride_in_1x1: bool = False,
+    joint: bool = True,
+    **networks: Unpack[Networks],
 ) -> VideoModel:
-    """Deep Feature Flow on R-FCN (004, Algorithm 1).
+    """Deep Feature Flow (004, Algorithm 1).
 
     flow: of `FLOW_NETWORKS`. interval: key frame duration l. key_position: the key frame's place in its segment.
-    scale_field: modulate the warped features (Eq. 3). The rest as in `rfcn`.
+    scale_field: modulate the warped features (Eq. 3). joint: train on frame pairs; else on single frames, and the flow
+    network for itself ("DFF separate").
     """
-    arguments = {k: v for k, v in locals().items() if k != "classes"}
-    if flow not in FLOW_NETWORKS:
-        raise unknown("flow network", flow, FLOW_NETWORKS)
-    feature_network, head = _detector(backbone, num_classes, deformable, task_layers, anchor_scales, stride_in_1x1)
-    return VideoModel(
+    feature_network, head, common = _networks(backbone, **networks)
+    return _model(
         feature_network,
         head,
-        scheduler=_scheduler(interval, key_position),
-        aligner=FLOW_NETWORKS[flow](scale_channels=feature_network.channels if scale_field else None),
-        transform=ImageTransform(shorter, longer),
-        classes=classes or [f"class {i}" for i in range(num_classes)],
-        description={"method": "dff", "arguments": arguments},
+        common,
+        scheduler=_segments(interval, key_position),
+        aligner=_flow_network(flow, feature_network.channels if scale_field else None),
+        training=pair(interval) if joint else SINGLE,
+    )
+
+
+@_describes("fgfa")
+def fgfa(
+    backbone: str = "resnet-101",
+    *,
+    flow: str = "flownet-s",
+    radius: int = 10,
+    embed_before_warp: bool = True,
+    align_current: bool = True,
+    neighbours: int = 2,
+    **networks: Unpack[Networks],
+) -> VideoModel:
+    """Flow-guided feature aggregation over the window i − r … i + r.
+
+    radius: r; 10 is the paper's, 9 the authors' released setting. embed_before_warp: at inference each frame is embedded
+    once, as in the authors' code; in training, and with False always, after the warp as in the paper. align_current:
+    the frame's own features are warped by the flow of the frame with itself, as in the authors' code. neighbours: of a
+    training clip; their sum is trained, without the current frame (the authors' code again).
+    """
+    feature_network, head, common = _networks(backbone, **networks)
+    return _model(
+        feature_network,
+        head,
+        common,
+        scheduler=SlidingWindow(radius),
+        aligner=_flow_network(flow, None),
+        aggregator=CosineAggregator(feature_network.channels, before_warp=embed_before_warp),
+        align_current=align_current,
+        training=window(neighbours, WINDOW_TRAINING, with_current=False),
+    )
+
+
+@_describes("thp-c3")
+def thp(
+    backbone: str = "resnet-101",
+    *,
+    flow: str = "flownet-s",
+    interval: int = 10,
+    partial: bool = True,
+    adaptive: bool = True,
+    gamma: float = 0.2,
+    area_weight: float = 2.0,
+    embed_before_warp: bool = True,
+    cache: str = "blocks",
+    sparse: bool = True,
+    **networks: Unpack[Networks],
+) -> VideoModel:
+    """Sparsely recursive aggregation (c1), with partial updating (c2) and adaptive key frames (c3) (001, Table 1).
+
+    All three are trained alike and share their weights. interval: key frame duration l; with `adaptive` it only limits
+    a training pair. partial: update non-key frames where their quality is low (Eq. 6). adaptive, gamma: key frames by
+    Eq. 9. area_weight: λ of Eq. 12. cache, sparse: of `PartialUpdater`. embed_before_warp: as of `fgfa`.
+    """
+    feature_network, head, common = _networks(backbone, **networks)
+    return _model(
+        feature_network,
+        head,
+        common,
+        scheduler=AdaptiveInterval(gamma) if adaptive else FixedInterval(interval),
+        aligner=_flow_network(flow, None, quality=True),
+        aggregator=CosineAggregator(feature_network.channels, before_warp=embed_before_warp),
+        aggregate_every_frame=True,
+        updater=PartialUpdater(cache=cache, sparse=sparse, at_inference=partial),
+        training=pair(interval),
+        losses=(update_area(area_weight),),
+    )
+
+
+@_describes("impression-d")
+def impression(
+    backbone: str = "resnet-101",
+    *,
+    flow: str = "flownet-s",
+    interval: int = 10,
+    key_position: int | None = None,
+    gate: float = 1.0,
+    weights: str = "quality",
+    **networks: Unpack[Networks],
+) -> VideoModel:
+    """Impression Network (003, Algorithm 1).
+
+    interval: segment length l. key_position: the key frame's id in its segment, by default ⌊l/2⌋. gate: g (Eq. 4).
+    weights: "quality" (Eq. 2), "equal" (0.5 each, method c), or "none": no impression (method b).
+    """
+    feature_network, head, common = _networks(backbone, **networks)
+    aggregators = {"quality": QualityAggregator, "equal": lambda _: EqualAggregator(), "none": lambda _: None}
+    if weights not in aggregators:
+        raise unknown("weighting", weights, aggregators)
+    return _model(
+        feature_network,
+        head,
+        common,
+        scheduler=SegmentCentre(interval, interval // 2 if key_position is None else key_position),
+        aligner=_flow_network(flow, feature_network.channels),
+        aggregator=aggregators[weights](feature_network.channels),
+        memory_gate=gate,
+        training=triplet(interval),
+    )
+
+
+@_describes("psla-c")
+def psla(
+    backbone: str = "resnet-101",
+    *,
+    attention: str = "psla",
+    displacement: int = 4,
+    embedding: int | None = 256,
+    interval: int = 10,
+    key_position: int | None = None,
+    recursive: bool = True,
+    quality_net: bool = True,
+    **networks: Unpack[Networks],
+) -> VideoModel:
+    """Progressive sparse local attention (002), or a rival in its place.
+
+    attention: of `ATTENTIONS`. displacement: d. embedding: channels of f and g (section 3.5), or None for none, which the
+    paper's model sizes imply. interval, key_position: segments and their key frame, by default in the middle (l/2 − 1).
+    recursive: RFU, the temporal feature; else each key frame by itself. quality_net: blend propagated features with the
+    transform net's. The features of the transform net come from conv4's fourth block (res4b3).
+    """
+    feature_network, head, common = _networks(backbone, **networks)
+    if attention not in ATTENTIONS:
+        raise unknown("attention", attention, ATTENTIONS)
+    channels = feature_network.channels
+    near = {} if attention == "nonlocal" else {"displacement": displacement}
+    return _model(
+        feature_network,
+        head,
+        common,
+        scheduler=SegmentCentre(interval, key_position),
+        aligner=ATTENTIONS[attention](channels, embedding=embedding, **near),
+        aggregator=JointQualityAggregator(channels) if recursive else None,
+        updater=BlendUpdater(JointQualityAggregator(channels)) if quality_net else None,
+        transform_net=TransformNet(feature_network.low_channels, channels),
+        training=triplet(interval) if recursive else pair(interval),
+    )
+
+
+@_describes("iff-c")
+def iff(
+    backbone: str = "resnet-101",
+    *,
+    module: str = "advanced",
+    residual_weight: float = 0.65,
+    radius: int = 10,
+    neighbours: int = 2,
+    embed_before_warp: bool = True,
+    **networks: Unpack[Networks],
+) -> VideoModel:
+    """IFF-Net (000): feature flow from the features themselves, aggregated as in FGFA.
+
+    module: "basic" or "advanced". residual_weight: λ of the transformation residual loss (Eq. 3), 0 = without. radius:
+    of the window, 10 = 20 neighbours. neighbours: of a training clip. embed_before_warp: as of `fgfa`.
+    """
+    feature_network, head, common = _networks(backbone, **networks)
+    modules: dict[str, Callable[..., Aligner]] = {"basic": BasicFeatureFlow, "advanced": AdvancedFeatureFlow}
+    if module not in modules:
+        raise unknown("IFF module", module, modules)
+    return _model(
+        feature_network,
+        head,
+        common,
+        scheduler=SlidingWindow(radius),
+        aligner=modules[module](feature_network.channels),
+        aggregator=CosineAggregator(feature_network.channels, before_warp=embed_before_warp),
+        training=window(neighbours, radius, with_current=True),
+        losses=(transformation_residual(residual_weight),) if residual_weight else (),
     )
 
 
@@ -133,7 +332,7 @@ def wrap(
     return VideoModel(
         parts.feature_network,
         parts.head,
-        scheduler=_scheduler(interval, key_position),
+        scheduler=_segments(interval, key_position),
         aligner=FLOWS[flow]() if interval > 1 else None,
         transform=parts.transform,
         classes=parts.classes,
@@ -141,7 +340,122 @@ def wrap(
     )
 
 
-METHODS: dict[str, Callable[..., VideoModel]] = {"rfcn": rfcn, "dff": dff, "sff": wrap}
+def variant(name: str, build: Callable[..., VideoModel], **fixed: Any) -> Callable[..., VideoModel]:
+    """The builder with some arguments given, under a name of its own."""
+
+    @wraps(build)
+    def named(*positional: Any, **options: Any) -> VideoModel:
+        model = build(*positional, **(fixed | options))
+        model.description = model.description | {"method": name}
+        return model
+
+    return named
+
+
+NOT_JOINT = {"joint": False, "fixed": ("aligner",)}
+METHODS: dict[str, Callable[..., VideoModel]] = {
+    name: variant(name, build, **arguments)
+    for name, (build, arguments) in {
+        "rfcn": (rfcn, {}),
+        "dff": (dff, {}),
+        "dff-half": (dff, {"flow": "flownet-half"}),
+        "dff-inception": (dff, {"flow": "flownet-inception"}),
+        "dff-fix-n": (dff, {"fixed": ("feature_network", "head")}),
+        "dff-fix-f": (dff, {"fixed": ("aligner",)}),
+        "dff-separate": (dff, NOT_JOINT),
+        "sff": (wrap, {}),
+        "fgfa": (fgfa, {}),
+        "thp-c1": (thp, {"partial": False, "adaptive": False}),
+        "thp-c2": (thp, {"adaptive": False}),
+        "thp-c3": (thp, {}),
+        "impression-a": (rfcn, {}),
+        "impression-b": (impression, {"weights": "none"}),
+        "impression-c": (impression, {"weights": "equal"}),
+        "impression-d": (impression, {}),
+        "impression-e": (impression, {"fixed": ("feature_network", "aligner")}),
+        "psla-a": (psla, {"recursive": False, "quality_net": False}),
+        "psla-b": (psla, {"quality_net": False}),
+        "psla-c": (psla, {}),
+        "psla-nonlocal-s": (psla, {"attention": "nonlocal", "recursive": False, "quality_net": False}),
+        "psla-nonlocal-f": (psla, {"attention": "nonlocal"}),
+        "psla-matchtrans-s": (psla, {"attention": "matchtrans", "recursive": False, "quality_net": False}),
+        "psla-matchtrans-f": (psla, {"attention": "matchtrans"}),
+        "psla-dense-s": (psla, {"attention": "dense", "recursive": False, "quality_net": False}),
+        "psla-dense-f": (psla, {"attention": "dense"}),
+        "iff-a": (iff, {"module": "basic", "residual_weight": 0.0}),
+        "iff-b": (iff, {"module": "basic"}),
+        "iff-c": (iff, {}),
+        "iff-d": (iff, {}),
+        "iff-e": (iff, {}),
+        "iff-f": (iff, {"deformable": 3}),
+        "iff-g": (iff, {"deformable": 3, "neighbours": 4}),
+        "iff-h": (iff, {"deformable": 6, "neighbours": 4}),
+        "optflow-a": (fgfa, {"fixed": ("aligner",)}),
+        "optflow-b": (fgfa, {}),
+    }.items()
+}
+"""Builders by name: a row of a paper's table each. Those that differ in post-processing alone are built alike."""
+
+
+def _networks(
+    backbone: str,
+    *,
+    num_classes: int = 30,
+    classes: Sequence[str] = (),
+    task: str = "detection",
+    deformable: int = 0,
+    task_layers: int = 1,
+    shorter: int = 600,
+    longer: int = 1000,
+    anchor_scales: Sequence[float] = (8, 16, 32),
+    stride_in_1x1: bool = False,
+    fixed: Sequence[str] = (),
+) -> tuple[FeatureNetwork, TaskHead, dict[str, Any]]:
+    """The network N of 004, split into N_feat and N_task; and what else every model takes."""
+    if backbone not in BACKBONES:
+        raise unknown("backbone", backbone, BACKBONES)
+    if task not in ("detection", "segmentation"):
+        raise unknown("task", task, ("detection", "segmentation"))
+    common = {
+        "transform": ImageTransform(shorter, longer),
+        "classes": classes or [f"class {i}" for i in range(num_classes)],
+        "fixed": fixed,
+    }
+    body = ResNet(**BACKBONES[backbone], deformable=deformable, stride_in_1x1=stride_in_1x1)
+    head: TaskHead
+    if task == "segmentation":
+        head = SegmentationHead(num_classes, channels=body.channels)
+    else:
+        head = RFCNHead(num_classes, channels=body.channels, anchor_scales=anchor_scales)
+    if task_layers == 0:
+        if not isinstance(head, RFCNHead):
+            raise UserError("task layers 0 (score maps as features) are for detection; give 1, 5, 12 or 21")
+        return FeaturesWithMaps(body, head.score_maps), head.dense, common
+    if task_layers == 1:
+        return body, head, common
+    trunk, tail = body.split(task_layers)
+    return trunk, HeadWithTail(tail, head), common
+
+
+def _model(feature_network: FeatureNetwork, head: TaskHead, common: dict[str, Any], **parts: Any) -> VideoModel:
+    fixed = common.pop("fixed")
+    model = VideoModel(feature_network, head, **common, **parts)
+    for name in fixed:
+        part = getattr(model, name, None)
+        if not isinstance(part, nn.Module):
+            raise unknown("part", name, [n for n, _ in model.named_children()])
+        part.requires_grad_(False)
+    return model
+
+
+def _segments(interval: int, key_position: int) -> Scheduler:
+    return SegmentCentre(interval, key_position) if key_position else FixedInterval(interval)
+
+
+def _flow_network(name: str, scale_channels: int | None, quality: bool = False) -> Aligner:
+    if name not in FLOW_NETWORKS:
+        raise unknown("flow network", name, FLOW_NETWORKS)
+    return FLOW_NETWORKS[name](scale_channels=scale_channels, quality=quality)
 
 
 def _parts(detector: Parts | nn.Module | str | Path) -> Parts:
@@ -154,165 +468,3 @@ def _parts(detector: Parts | nn.Module | str | Path) -> Parts:
     from keywarp.adapters.yolox import yolox_parts
 
     return yolox_parts(Path(detector))
-
-
-class _FeaturesWithMaps(FeatureNetwork):
-    """A feature network whose features are the score maps themselves: nothing learnable is left for the task."""
-
-    def __init__(self, body: FeatureNetwork, score_maps: ScoreMaps) -> None:
-        super().__init__()
-        self.body = body
-        self.score_maps = score_maps
-        self.channels = score_maps.channels
-
-    def forward(self, image: Tensor) -> Features:
-        return self.score_maps(self.body(image))
-
-
-class _HeadWithTail(TaskHead):
-    """A task head that begins with the last layers of the feature network."""
-
-    def __init__(self, tail: nn.Module, head: RFCNHead) -> None:
-        super().__init__()
-        self.tail = tail
-        self.head = head
-
-    def forward(self, features: Features, image_sizes: Sequence[tuple[int, int]]) -> Sequence[Detections]:
-        return self.head((self.tail(features[0]),), image_sizes)
-
-    def maps(self, features: Features) -> Sequence[Tensor]:
-        return self.head.maps((self.tail(features[0]),))
-
-    def loss(self, features: Features, image_sizes: Sequence[tuple[int, int]], targets: Targets) -> dict[str, Tensor]:
-        return self.head.loss((self.tail(features[0]),), image_sizes, targets)
-
-
-def _detector(
-    backbone: str,
-    num_classes: int,
-    deformable: int,
-    task_layers: int,
-    anchor_scales: Sequence[float],
-    stride_in_1x1: bool,
-) -> tuple[FeatureNetwork, TaskHead]:
-    """The network N of 004, split into N_feat and N_task."""
-    if backbone not in BACKBONES:
-        raise unknown("backbone", backbone, BACKBONES)
-    body = ResNet(**BACKBONES[backbone], deformable=deformable, stride_in_1x1=stride_in_1x1)
-    head = RFCNHead(num_classes, channels=body.channels, anchor_scales=anchor_scales)
-    if task_layers == 1:
-        return body, head
-    if task_layers == 0:
-        return _FeaturesWithMaps(body, head.score_maps), head.dense
-    trunk, tail = body.split(task_layers)
-    return trunk, _HeadWithTail(tail, head)
-
-
-def load(
-    model: str | Path,
-    *,
-    method: str | None = None,
-    backbone: str | None = None,
-    flow: str | None = None,
-    interval: int | None = None,
-    key_position: int | None = None,
-    weights: str | None = None,
-    num_classes: int | None = None,
-    device: str = "auto",
-    half: bool = False,
-) -> VideoModel:
-    """A model ready for inference, from a name or a file.
-
-    model: "demo"; "yolox-nano" … "yolox-x" and "torchvision/NAME" (weights downloaded once); the path of an ONNX
-    detector or of a keywarp `.safetensors` file; or "rfcn" / "dff" to build one from `weights`.
-    method, backbone, flow, interval, key_position, num_classes: override what the model comes with.
-    weights: a file; for "torchvision/NAME" also the name of a torchvision weights entry; "random" for speed tests.
-    device: "auto" (CUDA where present), "cpu", "cuda", "cuda:1" … half: bfloat16 where it is safe, on CUDA.
-    """
-    options: dict[str, Any] = {"flow": flow, "interval": interval, "key_position": key_position}
-    options = {name: value for name, value in options.items() if value is not None}
-    name, place = str(model), _device(device)
-    if method is not None and method not in METHODS:
-        raise unknown("method", method, METHODS)
-    if name.startswith(("torchvision/", "yolox-")) or name.endswith(".onnx"):
-        if method not in (None, "sff"):
-            raise UserError(f"{name} is a wrapped detector and runs with method sff, not {method}; leave --method out")
-        built = wrap(_wrapped_parts(name, weights, place), **options)
-    else:
-        options |= {k: v for k, v in (("backbone", backbone), ("num_classes", num_classes)) if v is not None}
-        built = _trained(name, method, weights, options)
-    built.description = {"model": name} | built.description
-    if half and place.type != "cuda":
-        raise UserError(f"half precision needs a CUDA device, this one is {place.type}; leave --half out")
-    ready = for_inference(built).to(place)
-    ready.half_precision = half
-    return ready
-
-
-def _wrapped_parts(name: str, weights: str | None, device: torch.device) -> Parts:
-    if name.startswith("torchvision/"):
-        from keywarp.adapters.torchvision_models import torchvision_parts
-
-        return torchvision_parts(
-            name.removeprefix("torchvision/"), None if weights == "random" else weights or "DEFAULT"
-        )
-    from keywarp.adapters.yolox import yolox_parts
-    from keywarp.networks.download import weights_path
-
-    path = Path(weights or name) if weights or name.endswith(".onnx") else weights_path(name)
-    providers = ("CUDAExecutionProvider",) if device.type == "cuda" else ("CPUExecutionProvider",)
-    return yolox_parts(path, providers=providers)
-
-
-def _trained(name: str, method: str | None, weights: str | None, options: dict[str, Any]) -> VideoModel:
-    """A model of the papers: of a keywarp file (which holds its own recipe), or by method with weights beside it."""
-    if name in ("rfcn", "dff"):
-        if weights is None:
-            raise UserError(
-                f"{name} has no published weights: give --weights FILE, or --weights random for a speed test"
-            )
-        built = METHODS[method or name](**_fitting(method or name, options))
-        if weights != "random":
-            load_weights(built, weights)
-        return built
-    path = DEMO if name == "demo" else Path(name)
-    if not path.suffix:
-        raise unknown("model", name, known_models())
-    if not path.exists():
-        raise UserError(
-            f"no model file {name}; give a file (.safetensors, .onnx) or a name: {', '.join(known_models())}"
-        )
-    recipe = read_description(path)
-    method = method or recipe["method"]
-    built = METHODS[method](**_fitting(method, recipe["arguments"] | {"classes": recipe["classes"]} | options))
-    # A per-frame model takes what it needs of a video model's weights.
-    load_weights(built, path, ignore=() if method == recipe["method"] else ("aligner.",))
-    return built
-
-
-def _fitting(method: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options that the per-frame method has too, where it is chosen instead of a video method."""
-    only_video = {"flow", "interval", "key_position", "scale_field"}
-    return {k: v for k, v in options.items() if method != "rfcn" or k not in only_video}
-
-
-DEMO = Path(__file__).parent / "assets" / "demo.safetensors"
-
-
-def known_models() -> list[str]:
-    """Names that `load` takes, besides files and the other torchvision models."""
-    from keywarp.networks.download import YOLOX
-
-    return ["demo", *YOLOX, "torchvision/fasterrcnn_mobilenet_v3_large_fpn", "rfcn", "dff"]
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device must be auto, cpu or cuda, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda was asked for, but no CUDA device is available here; use --device cpu")
-    return device

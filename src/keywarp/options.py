@@ -18,11 +18,14 @@ class RunOptions:
     """Which model runs on which frames, and where its results go."""
 
     model: Annotated[str, Parameter(help="name or file of a model; `keywarp models` lists names")] = "yolox-nano"
-    method: Annotated[str | None, Parameter(help="rfcn, dff or sff, where the model leaves a choice")] = None
+    method: Annotated[str | None, Parameter(help="where the model leaves a choice; `keywarp models` lists methods")] = (
+        None
+    )
     backbone: Annotated[str | None, Parameter(help="feature network of a model built by method")] = None
     flow: Annotated[str | None, Parameter(help="what carries features: dis, codec, raft or a flow network")] = None
     interval: Annotated[int | None, Parameter(help="a key frame every so many frames; 1 = every frame")] = None
     key_position: Annotated[int | None, Parameter(help="the key frame's place among its interval, from 0")] = None
+    radius: Annotated[int | None, Parameter(help="frames before and after that a window method gathers from")] = None
     weights: Annotated[str | None, Parameter(help="weight file")] = None
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1 …")] = "auto"
     half: Annotated[bool, Parameter(help="half precision, on CUDA")] = False

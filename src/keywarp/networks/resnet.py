@@ -86,6 +86,7 @@ class ResNet(FeatureNetwork):
         _dilate(self.layer4, 2)
         self.reduction: nn.Module = nn.Sequential(nn.Conv2d(8 * inner, channels, 3, padding=6, dilation=6), nn.ReLU())
         self.channels = channels
+        self.low_channels = 4 * inner  # of conv4
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -116,11 +117,6 @@ class ResNet(FeatureNetwork):
     def low_blocks(self) -> int:
         """Blocks of conv4 that belong to the lower layers."""
         return max(min(4, len(self.layer3) - 1), 1)
-
-    @property
-    def low_channels(self) -> int:
-        """Channels of `low`."""
-        return _last_convolution(self.layer3[0]).out_channels
 
     def split(self, task_layers: int) -> tuple[ResNet, nn.Sequential]:
         """This network without its last blocks, and those blocks with the reduction as the task network's beginning.

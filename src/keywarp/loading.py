@@ -1,0 +1,149 @@
+"""Finds a model by name or file, with its weights."""
+
+from __future__ import annotations
+
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from keywarp.adapters import Parts
+from keywarp.errors import UserError, unknown
+from keywarp.methods import METHODS, Networks, wrap
+from keywarp.model import VideoModel
+from keywarp.networks.resnet import for_inference
+from keywarp.networks.weight_files import load_weights, read_description
+
+
+def load(
+    model: str | Path,
+    *,
+    method: str | None = None,
+    backbone: str | None = None,
+    flow: str | None = None,
+    interval: int | None = None,
+    key_position: int | None = None,
+    radius: int | None = None,
+    live: bool = False,
+    weights: str | None = None,
+    num_classes: int | None = None,
+    device: str = "auto",
+    half: bool = False,
+) -> VideoModel:
+    """A model ready for inference, from a name or a file.
+
+    model: "demo"; "yolox-nano" … "yolox-x" and "torchvision/NAME" (weights downloaded once); the path of an ONNX
+    detector or of a keywarp `.safetensors` file; or a name of `METHODS`, to build one from `weights`.
+    method, backbone, flow, interval, key_position, radius, num_classes: override what the model comes with.
+    live: frames are to be answered at once: key frames come first in their segment unless `key_position` is given.
+    weights: a file; for "torchvision/NAME" also the name of a torchvision weights entry; "random" for speed tests.
+    device: "auto" (CUDA where present), "cpu", "cuda", "cuda:1" … half: bfloat16 where it is safe, on CUDA.
+    """
+    options: dict[str, Any] = {"flow": flow, "interval": interval, "key_position": key_position, "radius": radius}
+    options = {name: value for name, value in options.items() if value is not None}
+    name, place = str(model), _device(device)
+    if method is not None and method not in METHODS:
+        raise unknown("method", method, METHODS)
+    if name.startswith(("torchvision/", "yolox-")) or name.endswith(".onnx"):
+        if method not in (None, "sff"):
+            raise UserError(f"{name} is a wrapped detector and runs with method sff, not {method}; leave --method out")
+        built = wrap(_wrapped_parts(name, weights, place), **_known("sff", options, live))
+    else:
+        options |= {k: v for k, v in (("backbone", backbone), ("num_classes", num_classes)) if v is not None}
+        built = _trained(name, method, weights, options, live)
+    built.description = {"model": name} | built.description
+    if half and place.type != "cuda":
+        raise UserError(f"half precision needs a CUDA device, this one is {place.type}; leave --half out")
+    ready = for_inference(built).to(place)
+    ready.half_precision = half
+    return ready
+
+
+def _wrapped_parts(name: str, weights: str | None, device: torch.device) -> Parts:
+    if name.startswith("torchvision/"):
+        from keywarp.adapters.torchvision_models import torchvision_parts
+
+        return torchvision_parts(
+            name.removeprefix("torchvision/"), None if weights == "random" else weights or "DEFAULT"
+        )
+    from keywarp.adapters.yolox import yolox_parts
+    from keywarp.networks.download import weights_path
+
+    path = Path(weights or name) if weights or name.endswith(".onnx") else weights_path(name)
+    providers = ("CUDAExecutionProvider",) if device.type == "cuda" else ("CPUExecutionProvider",)
+    return yolox_parts(path, providers=providers)
+
+
+def _trained(name: str, method: str | None, weights: str | None, options: dict[str, Any], live: bool) -> VideoModel:
+    """A model of the papers: of a keywarp file (which holds its own recipe), or by method with weights beside it."""
+    if name in METHODS:
+        if weights is None:
+            raise UserError(
+                f"{name} has no published weights: give --weights FILE, or --weights random for a speed test"
+            )
+        built = METHODS[method or name](**_known(method or name, options, live))
+        if weights != "random":
+            load_weights(built, weights, ignore=_absent(built))
+        return built
+    path = DEMO if name == "demo" else Path(name)
+    if not path.suffix:
+        raise unknown("model", name, known_models())
+    if not path.exists():
+        raise UserError(
+            f"no model file {name}; give a file (.safetensors, .onnx) or a name: {', '.join(known_models())}"
+        )
+    recipe = read_description(path)
+    method = method or recipe["method"]
+    # What another method does not take of the recipe is left out; what the user gives must fit.
+    from_file = {k: v for k, v in recipe["arguments"].items() if k in options_of(method)}
+    built = METHODS[method](**(from_file | {"classes": recipe["classes"]} | _known(method, options, live)))
+    load_weights(built, path, ignore=_absent(built))
+    return built
+
+
+def _absent(model: VideoModel) -> tuple[str, ...]:
+    """Parts that a weight file may hold and this model has not: a simpler method takes what it needs of a richer one."""
+    parts = ("aligner", "aggregator", "updater", "transform_net")
+    return tuple(f"{part}." for part in parts if getattr(model, part) is None)
+
+
+def options_of(method: str) -> set[str]:
+    """The names of a method's arguments."""
+    own = set(signature(METHODS[method]).parameters)
+    return own - {"networks"} | set(Networks.__annotations__) if "networks" in own else own
+
+
+def _known(method: str, options: dict[str, Any], live: bool) -> dict[str, Any]:
+    """The options, checked; of a live video, with key frames first in their segment, where the method lets choose."""
+    for name in options:
+        if name not in options_of(method):
+            raise UserError(f"method {method} has no {name.replace('_', ' ')}; leave --{name.replace('_', '-')} out")
+    return {"key_position": 0} | options if live and "key_position" in options_of(method) else options
+
+
+DEMO = Path(__file__).parent / "assets" / "demo.safetensors"
+
+
+def with_weights() -> list[str]:
+    """Names that `load` takes and finds weights for, besides files and the other torchvision models."""
+    from keywarp.networks.download import YOLOX
+
+    return ["demo", *YOLOX, "torchvision/fasterrcnn_mobilenet_v3_large_fpn"]
+
+
+def known_models() -> list[str]:
+    """All names that `load` takes: also the methods, to be built from a weight file."""
+    return with_weights() + [method for method in METHODS if method != "sff"]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device must be auto, cpu or cuda, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda was asked for, but no CUDA device is available here; use --device cpu")
+    return device
