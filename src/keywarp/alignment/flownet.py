@@ -1,8 +1,8 @@
 """The three flow networks of Deep Feature Flow with their scale field (004, section 4 and Tables 6 to 8).
 
 All take the two images at half resolution and predict on the grid of stride-16 features. FlowNet and FlowNet Half are
-the "simple" network of Dosovitskiy et al.; FlowNet Inception has its own encoder and the same decoder, narrower. Their
-"correlation" network is another encoder (`flownet_c`).
+the "simple" network of Dosovitskiy et al., whose "correlation" network differs in the encoder alone (`flownet_c`);
+FlowNet Inception has its own encoder and the same decoder, narrower.
 Legend: N current frames · K = 1 or N key frames · C feature channels · (H, W) pixels · (h, w) feature cells
 """
 
