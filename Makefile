@@ -11,7 +11,7 @@ MODEL ?= $(if $(filter $(CLIP),$(VIDEO)),demo,yolox-nano)
 .PHONY: demo test lint types format clean
 
 demo: .venv/installed
-	$(BIN)/keywarp detect "$(VIDEO)" --model "$(MODEL)" --output "$(OUT)" --overwrite $(if $(filter demo,$(MODEL)),--threshold 0.2)
+	$(BIN)/keywarp detect "$(VIDEO)" --model "$(MODEL)" --output "$(OUT)" --overwrite $(if $(filter demo,$(MODEL)),--threshold 0.35)
 
 test: .venv/installed
 	$(BIN)/pytest

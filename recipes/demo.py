@@ -6,7 +6,8 @@ On synthetic clips of shapes (`keywarp.data.synthetic`), in five steps: the feat
 place of ImageNet: R-FCN alone does not learn from scratch in so short a time); the R-FCN head on its features, then
 both together, on single frames; the flow network on exact flow; then all on pairs 0 ≤ i − k ≤ 4 (004, section 3). From
 the second step on the batch norms' statistics stay fixed, as in the papers. Training clips have seeds below 10⁶; the
-demo's clip and the printed AP use seeds from 10⁶ on, which no training step sees.
+demo's clip and the printed AP use seeds from 10⁶ on, which no training step sees. The weights that ship print mAP
+0.877 per frame and 0.775, 0.595 and 0.309 with key frames every 3, 5 and 10.
 """
 
 from __future__ import annotations

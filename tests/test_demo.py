@@ -29,7 +29,7 @@ def test_the_demo_finds_the_shapes(method):
     model = load("demo", method=method, device="cpu")
     assert model.classes == ("disc", "square", "triangle", "star")
     interval = 3 if method == "dff" else 1
-    assert demo.mean_ap(model, interval, clips=3) > 0.15
+    assert demo.mean_ap(model, interval, clips=3) > (0.55 if method == "dff" else 0.7)
 
 
 def test_the_clip_is_what_its_seed_draws():

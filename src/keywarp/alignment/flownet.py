@@ -1,12 +1,14 @@
 """The three flow networks of Deep Feature Flow with their scale field (004, section 4 and Tables 6 to 8).
 
-Both take the two images at half resolution and predict on the grid of stride-16 features. FlowNet and FlowNet Half are
-the "simple" network of Dosovitskiy et al.; FlowNet Inception has its own encoder and the same decoder, narrower.
+All take the two images at half resolution and predict on the grid of stride-16 features. FlowNet and FlowNet Half are
+the "simple" network of Dosovitskiy et al., whose "correlation" network differs in the encoder alone (`flownet_c`);
+FlowNet Inception has its own encoder and the same decoder, narrower.
 Legend: N current frames · K = 1 or N key frames · C feature channels · (H, W) pixels · (h, w) feature cells
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -21,11 +23,27 @@ FLOW_SCALE = 2.5
 """FlowNet predicts a twentieth of the flow in pixels of its half-resolution input, of which a feature cell spans 8."""
 
 
-class Encoder(nn.Module):
-    """Features at strides 4, 8, 16, 32 and 64 of the half-resolution images.
+class PairEncoder(nn.Module, ABC):
+    """Features of both half-resolution images together, at strides 4, 8, 16, 32 and 64 of them.
+
+    widths: the five maps' channels.
+    """
+
+    widths: tuple[int, ...]
+
+    @abstractmethod
+    def key(self, image: Tensor) -> Tensor:
+        """What is computed of the key images `[K, 3, H, W]` alone."""
+
+    @abstractmethod
+    def pair(self, image: Tensor, key: Tensor) -> list[Tensor]:
+        """The five maps, finest first, of the current images `[N, 3, H, W]` and what `key` gave."""
+
+
+class Encoder(PairEncoder):
+    """One chain of convolutions over both images side by side.
 
     first: the convolution over [current, key], stride 2, before its activation. levels: from each map to the next.
-    widths: the five maps' channels.
     """
 
     def __init__(self, first: nn.Conv2d, levels: Sequence[nn.Module], widths: Sequence[int]) -> None:
@@ -33,6 +51,13 @@ class Encoder(nn.Module):
         self.first = first
         self.levels = nn.ModuleList(levels)
         self.widths = tuple(widths)
+
+    def key(self, image: Tensor) -> Tensor:
+        """The key's half of the first convolution: one over [current, key] is the sum of one over each."""
+        return F.conv2d(image, self.first.weight[:, 3:], None, 2, 3)
+
+    def pair(self, image: Tensor, key: Tensor) -> list[Tensor]:
+        return self(F.leaky_relu(F.conv2d(image, self.first.weight[:, :3], self.first.bias, 2, 3) + key, 0.1))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The five maps, finest first, of the activated first convolution's output."""
@@ -43,7 +68,8 @@ class Encoder(nn.Module):
         return maps
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A convolution and its activation."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2), nn.LeakyReLU(0.1))
 
 
@@ -51,11 +77,11 @@ def simple_encoder(width: float = 1.0) -> Encoder:
     """FlowNet's ten convolutions (Table 6), every width times `width` (Table 7: one half)."""
     c = [round(n * width) for n in (64, 128, 256, 512, 512, 1024)]
     levels = [
-        _conv(c[0], c[1], 5, stride=2),
-        nn.Sequential(_conv(c[1], c[2], 5, stride=2), _conv(c[2], c[2], 3)),
-        nn.Sequential(_conv(c[2], c[3], 3, stride=2), _conv(c[3], c[3], 3)),
-        nn.Sequential(_conv(c[3], c[4], 3, stride=2), _conv(c[4], c[4], 3)),
-        nn.Sequential(_conv(c[4], c[5], 3, stride=2), _conv(c[5], c[5], 3)),
+        conv(c[0], c[1], 5, stride=2),
+        nn.Sequential(conv(c[1], c[2], 5, stride=2), conv(c[2], c[2], 3)),
+        nn.Sequential(conv(c[2], c[3], 3, stride=2), conv(c[3], c[3], 3)),
+        nn.Sequential(conv(c[3], c[4], 3, stride=2), conv(c[4], c[4], 3)),
+        nn.Sequential(conv(c[4], c[5], 3, stride=2), conv(c[5], c[5], 3)),
     ]
     return Encoder(nn.Conv2d(6, c[0], 7, stride=2, padding=3), levels, c[1:])
 
@@ -70,15 +96,13 @@ class Inception(nn.Module):
         super().__init__()
         stride = 2 if pool else 1
         branches = [
-            nn.Sequential(_conv(inputs, two[0], 1), _conv(two[0], two[1], 3, stride)),
-            nn.Sequential(
-                _conv(inputs, three[0], 1), _conv(three[0], three[1], 3), _conv(three[1], three[2], 3, stride)
-            ),
+            nn.Sequential(conv(inputs, two[0], 1), conv(two[0], two[1], 3, stride)),
+            nn.Sequential(conv(inputs, three[0], 1), conv(three[0], three[1], 3), conv(three[1], three[2], 3, stride)),
         ]
         if one:
-            branches.insert(0, _conv(inputs, one, 1, stride))
+            branches.insert(0, conv(inputs, one, 1, stride))
         if pool:
-            branches.append(nn.Sequential(nn.MaxPool2d(3, 2, padding=1), _conv(inputs, pool, 1)))
+            branches.append(nn.Sequential(nn.MaxPool2d(3, 2, padding=1), conv(inputs, pool, 1)))
         self.branches = nn.ModuleList(branches)
         self.outputs = one + two[1] + three[2] + pool
 
@@ -91,7 +115,7 @@ def inception_encoder() -> Encoder:
     levels = [
         nn.Sequential(nn.MaxPool2d(3, 2, padding=1), Inception(32, 0, (24, 32), (24, 32, 32))),
         nn.Sequential(
-            _conv(64, 128, 3, stride=2),
+            conv(64, 128, 3, stride=2),
             Inception(128, 48, (32, 64), (8, 16, 16)),
             Inception(128, 48, (48, 64), (12, 16, 16)),
         ),
@@ -150,8 +174,8 @@ class FlowNet(Aligner):
     biases at 1, which stay: it starts as one everywhere.
 
     Flow and scale are predicted after the last features are pooled to the feature grid, as the authors' code does,
-    which is cheaper than resizing them. N current frames may share one key, whose half of the first convolution is
-    then computed once (`remember`).
+    which is cheaper than resizing them. N current frames may share one key, whose own part of the encoder is then
+    computed once (`remember`).
 
     quality: also estimate the feature consistency Q, high where propagated features can be trusted (001, Eq. 5), by
     one more 3×3 convolution over the last features.
@@ -160,7 +184,7 @@ class FlowNet(Aligner):
     mean: Tensor
 
     def __init__(
-        self, encoder: Encoder, decoder_widths: Sequence[int], scale_channels: int | None, quality: bool = False
+        self, encoder: PairEncoder, decoder_widths: Sequence[int], scale_channels: int | None, quality: bool = False
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
@@ -193,8 +217,8 @@ class FlowNet(Aligner):
         return FlowField(flow, scale, None if self.quality is None else self.quality(features))
 
     def remember(self, frame: Frame) -> Tensor:
-        """The key frame's half of the first convolution."""
-        return F.conv2d(self._half(frame.image), self._first_weight(key=True), None, 2, 3)
+        """The key frame's own part of the encoder."""
+        return self.encoder.key(self._half(frame.image))
 
     def pyramid(self, reference: Memory, current: Frame) -> list[Tensor]:
         """All flow predictions, coarsest first, each in cells of its own grid: for training on exact flow.
@@ -208,14 +232,8 @@ class FlowNet(Aligner):
     def _decode(self, reference: Memory, current: Frame) -> tuple[Tensor, list[Tensor]]:
         """The last features, pooled to the feature grid, and the coarser flows."""
         key = reference.work if reference.work is not None else self.remember(Frame(reference.image))
-        first = self.encoder.first
-        # A convolution over [current, key] is the sum of one over each.
-        x = F.conv2d(self._half(current.image), self._first_weight(key=False), first.bias, 2, 3) + key
-        features, flows = self.decoder(self.encoder(F.leaky_relu(x, 0.1)))
+        features, flows = self.decoder(self.encoder.pair(self._half(current.image), key))
         return F.avg_pool2d(features, 2, ceil_mode=True), flows
-
-    def _first_weight(self, key: bool) -> Tensor:
-        return self.encoder.first.weight[:, 3:] if key else self.encoder.first.weight[:, :3]
 
     def _half(self, image: Tensor) -> Tensor:
         """The images `[N, 3, H, W]` RGB 0…255 as the network takes them, at half resolution."""
@@ -237,10 +255,17 @@ def _flownet_inception(scale_channels: int | None = 1024, quality: bool = False)
     return FlowNet(inception_encoder(), (64, 32, 16, 8), scale_channels, quality)
 
 
+def _flownet_c(scale_channels: int | None = 1024, quality: bool = False) -> FlowNet:
+    from keywarp.alignment.flownet_c import CorrelationEncoder  # which is made of what stands above
+
+    return FlowNet(CorrelationEncoder(), (512, 256, 128, 64), scale_channels, quality)
+
+
 FLOW_NETWORKS: dict[str, Callable[..., FlowNet]] = {
     "flownet-s": _flownet(1),
     "flownet-half": _flownet(1 / 2),
     "flownet-inception": _flownet_inception,
+    "flownet-c": _flownet_c,
     # For the demo and for tests.
     "flownet-tiny": _flownet(1 / 8),
 }
