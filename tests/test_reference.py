@@ -103,7 +103,7 @@ def test_deep_feature_flow_gives_what_the_authors_networks_gave(model, reference
     (features,) = model.feature_network(key)
     close(features[:, :32], reference["key_feat_ch0_32"], 2e-5)
 
-    memory = Memory(key, (features,), model.aligner.remember(Frame(key)))
+    memory = Memory(key, (features,), work=model.aligner.remember(Frame(key)))
     field = model.aligner(memory, Frame(current))
     close(field.flow, reference["flow"], 2e-6)
     close(field.scale[:, :8], reference["scale_map_ch0_8"], 2e-6)

@@ -130,9 +130,9 @@ def print_models(as_json: bool = False) -> None:
     from keywarp.loading import with_weights
 
     title = (
-        "Methods and variants, ResNet-101 where nothing is said: parameters (Mi = 2^20), 10^9 multiply-accumulates of a "
-        "key and of a non-key frame at 600×1000\n(of each frame, for windows), speed-up over every frame that follows "
-        "(004, Eq. 7; key frames every 10), latency in frames; and what the paper reports"
+        "Methods and variants, ResNet-101 where nothing is said: parameters (Mi = 2^20), 10^9 multiply-accumulates of "
+        "a key and of a non-key frame at 600×1000\n(of each frame, for windows), speed-up over every frame that "
+        "follows (004, Eq. 7; key frames every 10), latency in frames; and what the paper reports"
     )
     grid = Table(title=title, title_justify="left")
     grid.add_column("name", no_wrap=True)

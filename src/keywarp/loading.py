@@ -103,7 +103,7 @@ def _trained(name: str, method: str | None, weights: str | None, options: dict[s
 
 
 def _absent(model: VideoModel) -> tuple[str, ...]:
-    """Parts that a weight file may hold and this model has not: a simpler method takes what it needs of a richer one."""
+    """Parts that a weight file may hold and this model has not: a method takes what it needs of a richer one."""
     parts = ("aligner", "aggregator", "updater", "transform_net")
     return tuple(f"{part}." for part in parts if getattr(model, part) is None)
 

@@ -1,9 +1,9 @@
-"""Each method as a composition of the parts: one builder a family, and `METHODS`, one entry a row of the papers' tables.
+"""Each method as a composition of the parts: a builder a family, and `METHODS`, one entry a row of the papers' tables.
 
 rfcn         per frame (004, "Frame")
 dff          Deep Feature Flow (004): key-frame features carried by a trained flow network and a scale field
 fgfa         flow-guided feature aggregation: every frame gathers from a window around it; OptFlow-A and -B of 000
-thp          Towards High Performance Video Object Detection (001): recursive aggregation, partial updating, adaptive keys
+thp          Towards High Performance Video Object Detection (001): recursion, partial updating, adaptive key frames
 impression   Impression Network (003): key frames absorbed into an impression feature
 psla         progressive sparse local attention (002) and its rivals
 iff          IFF-Net (000): FGFA with feature flow estimated inside the network
@@ -154,10 +154,10 @@ def fgfa(
 ) -> VideoModel:
     """Flow-guided feature aggregation over the window i − r … i + r.
 
-    radius: r; 10 is the paper's, 9 the authors' released setting. embed_before_warp: at inference each frame is embedded
-    once, as in the authors' code; in training, and with False always, after the warp as in the paper. align_current:
-    the frame's own features are warped by the flow of the frame with itself, as in the authors' code. neighbours: of a
-    training clip; their sum is trained, without the current frame (the authors' code again).
+    radius: r; 10 is the paper's, 9 the authors' released setting. embed_before_warp: at inference each frame is
+    embedded once, as in the authors' code; in training, and with False always, after the warp as in the paper.
+    align_current: the frame's own features are warped by the flow of the frame with itself, as in the authors' code.
+    neighbours: of a training clip; their sum is trained, without the current frame (the authors' code again).
     """
     feature_network, head, common = _networks(backbone, **networks)
     return _model(
@@ -255,10 +255,10 @@ def psla(
 ) -> VideoModel:
     """Progressive sparse local attention (002), or a rival in its place.
 
-    attention: of `ATTENTIONS`. displacement: d. embedding: channels of f and g (section 3.5), or None for none, which the
-    paper's model sizes imply. interval, key_position: segments and their key frame, by default in the middle (l/2 − 1).
-    recursive: RFU, the temporal feature; else each key frame by itself. quality_net: blend propagated features with the
-    transform net's. The features of the transform net come from conv4's fourth block (res4b3).
+    attention: of `ATTENTIONS`. displacement: d. embedding: channels of f and g (section 3.5), or None for none, which
+    the paper's model sizes imply. interval, key_position: segments and their key frame, by default in the middle
+    (l/2 − 1). recursive: RFU, the temporal feature; else each key frame by itself. quality_net: blend propagated
+    features with the transform net's. The features of the transform net come from conv4's fourth block (res4b3).
     """
     feature_network, head, common = _networks(backbone, **networks)
     if attention not in ATTENTIONS:

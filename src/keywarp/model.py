@@ -118,7 +118,7 @@ class VideoModel(nn.Module):
             aggregated = joined if g == 1 else self._described(((1 - g) * own[0] + g * joined[0],))  # 003, Eq. 4
         features = own if self.aggregate_every_frame else joined
         work = None if self.aligner is None else self.aligner.remember(replace(current, features=features))
-        memory = Memory(current.image, features, aggregated, work, layers)
+        memory = Memory(current.image, features, aggregated=aggregated, work=work, layers=layers)
         return StepOutput(self._maps(joined), memory, own=self._maps(own))
 
     def _propagated(

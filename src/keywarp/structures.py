@@ -89,9 +89,9 @@ class Memory:
 
     image: Tensor
     features: Features
-    aggregated: Features = ()
-    work: Any = None
-    layers: Any = None
+    aggregated: Features = field(default=(), kw_only=True)
+    work: Any = field(default=None, kw_only=True)
+    layers: Any = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def test_carried_features_match_the_current_frame_on_every_level():
 def test_many_frames_share_one_key_and_its_remembered_image():
     key, *others = panning(4, (3, 1))
     aligner = DISFlow()
-    together = aligner(Memory(key, (), aligner.remember(Frame(key))), Frame(torch.cat(others)))
+    together = aligner(Memory(key, (), work=aligner.remember(Frame(key))), Frame(torch.cat(others)))
     for n, image in enumerate(others):
         alone = aligner(Memory(key, ()), Frame(image))
         assert torch.equal(together.flow[n], alone.flow[0])

@@ -87,7 +87,7 @@ def test_the_keys_half_is_computed_once_and_shared():
     key, current = images(1), images(3)
     with torch.inference_mode():
         remembered = network.remember(Frame(key))
-        together = network(Memory(key, (), remembered), Frame(current))
+        together = network(Memory(key, (), work=remembered), Frame(current))
         for n in range(3):
             alone = network(Memory(key, ()), Frame(current[n : n + 1]))
             torch.testing.assert_close(together.flow[n], alone.flow[0], atol=1e-5, rtol=0)
