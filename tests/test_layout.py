@@ -12,7 +12,7 @@ ROWS = [
     {"aggregation", "updating", "losses"},
     {"model"},
     {"networks", "heads", "adapters", "data", "evaluation", "partial_updating", "published"},
-    {"predictor", "methods", "loading"},
+    {"predictor", "methods", "loading", "oracle"},
     {"listing", "benchmark", "options", "progress", "sinks", "visualize", "outputs", "summary", "annotate", "doctor"},
     {"cli", "__main__"},
 ]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from keywarp.scheduling import AdaptiveInterval, FixedInterval, SegmentCentre, SlidingWindow
+from keywarp.scheduling import AdaptiveInterval, FixedInterval, KnownKeys, SegmentCentre, SlidingWindow
 
 
 def play(scheduler, length, chunk):
@@ -111,3 +111,14 @@ def test_adaptive_interval_is_bounded():
 def test_wrong_settings_are_named(make):
     with pytest.raises(ValueError, match=r"must be|needs"):
         make()
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 7, 23])
+@pytest.mark.parametrize("chosen", [set(), {0}, {3, 4, 11}, {22}, set(range(23))])
+def test_known_keys(chosen, chunk):
+    steps, delay = play(KnownKeys(frozenset(chosen)), 23, chunk)
+    assert keys(steps) == sorted({0} | chosen)
+    assert delay == 0
+    for step in steps:
+        if not step.is_key:
+            assert step.references == (max(k for k in {0} | chosen if k < step.frames[0]),)

@@ -7,8 +7,12 @@ from keywarp.methods import METHODS
 from keywarp.plans import SINGLE
 from test_papers import TINY, tiny_flow
 
-FAMILIES = ["rfcn", "dff", "fgfa", "thp-c3", "impression-c", "impression-d", "psla-a", "psla-c", "iff-a", "iff-c", "iff-h"]
-RIVALS = ["psla-nonlocal-f", "psla-matchtrans-f", "psla-dense-f"]
+FAMILIES = ["rfcn", "dff", "fgfa", "thp-c3", "impression-c", "impression-d", "psla-a", "psla-c", "iff-a", "iff-c"]
+RIVALS = ["iff-h", "psla-nonlocal-f", "psla-matchtrans-f", "psla-dense-f"]
+
+
+SMALL_ANCHORS = {"anchor_scales": (1, 1.5, 2)}
+"""They fit into the images here."""
 
 
 def step(model, batch: int, size: tuple[int, int]) -> dict[str, torch.Tensor]:
@@ -41,7 +45,7 @@ def alive(model):
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"sff"}))
 def test_every_parameter_gets_a_gradient(name):
     torch.manual_seed(0)
-    options = TINY | tiny_flow(name, {}) | ({"deformable": 3} if name == "iff-h" else {})
+    options = TINY | SMALL_ANCHORS | tiny_flow(name, {}) | ({"deformable": 3} if name == "iff-h" else {})
     model = alive(METHODS[name](**options))
     # A third of the clips each is propagated, computed anew, and updated where the quality says so.
     losses = step(model, 9 if name.startswith("thp") else 2, (64, 96))
@@ -53,7 +57,7 @@ def test_every_parameter_gets_a_gradient(name):
 @pytest.mark.parametrize("name", FAMILIES + RIVALS)
 def test_resnet_101_trains(name):
     torch.manual_seed(0)
-    model = alive(METHODS[name](num_classes=3))
+    model = alive(METHODS[name](num_classes=3, **SMALL_ANCHORS))
     check_gradients(model, step(model, 6 if name.startswith("thp") else 1, (64, 64)))
 
 

@@ -78,12 +78,19 @@ class CosineAggregator(Aggregator):
 
 
 class QualityAggregator(Aggregator):
-    """Scores: each candidate's own quality, by a tiny network (003, section 3.3). It does not see the current frame."""
+    """Scores: each candidate's own quality, by a tiny network (003, section 3.3). It does not see the current frame.
+
+    Its last layer has no bias, which the softmax over the candidates would take out again.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.quality = nn.Sequential(
-            nn.Conv2d(channels, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, 16, 1), nn.ReLU(), nn.Conv2d(16, 1, 1)
+            nn.Conv2d(channels, 256, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(256, 16, 1),
+            nn.ReLU(),
+            nn.Conv2d(16, 1, 1, bias=False),
         )
         _small_weights(self)
 
@@ -123,4 +130,5 @@ def _small_weights(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

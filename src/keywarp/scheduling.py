@@ -185,3 +185,24 @@ class AdaptiveInterval(Scheduler):
             )
         poor = (quality <= self.threshold).float().mean(dim=(1, 2, 3)) > self.gamma  # [N], Eq. 9
         return int(poor.int().argmax()) if bool(poor.any()) else None
+
+
+@dataclass(frozen=True)
+class KnownKeys(Scheduler):
+    """Key frames that are known beforehand: an oracle's (001, section 3.3) or a shot detector's. Frame 0 is always one.
+
+    keys: their indices. The non-key frames after one refer to it.
+    """
+
+    keys: frozenset[int]
+
+    def next_step(
+        self, pending: Sequence[int], last_key: int | None, ended: bool, key_due: bool = False
+    ) -> Step | None:
+        if not pending:
+            return None
+        current = pending[0]
+        if last_key is None or (current in self.keys and current > last_key):
+            return Step((current,), is_key=True, references=() if last_key is None else (last_key,))
+        until = next((n for n, i in enumerate(pending) if i in self.keys), len(pending))
+        return Step(tuple(pending[:until]), is_key=False, references=(last_key,))

@@ -1,0 +1,51 @@
+"""The key frames that ground truth would choose: how far a scheduler could get (001, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keywarp.evaluation.detection import average_precision, of_class
+from keywarp.model import VideoModel
+from keywarp.scheduling import KnownKeys
+from keywarp.structures import Detections, Frame, Memory, Step, StepOutput
+
+
+@torch.inference_mode()
+def oracle_schedule(
+    model: VideoModel, frames: Iterable[np.ndarray], truths: Sequence[tuple[Tensor, Tensor]], iou: float = 0.5
+) -> KnownKeys:
+    """The schedule of one video in which a frame is a key frame where that gives a higher mAP on it.
+
+    Each frame is computed both ways, with the key frames chosen before it. frames: `[H, W, 3]` uint8 RGB, in order.
+    truths: of each frame its boxes `[G, 4]` xyxy in its pixels, and labels `[G]`. Without objects a frame is no key
+    frame. The model needs an aligner and key frames that come first in their segment (DFF, THP).
+    """
+    keys: list[int] = []
+    memories: dict[int, Memory] = {}
+    for i, (image, (boxes, labels)) in enumerate(zip(frames, truths, strict=True)):
+        place = model.transform.place(*image.shape[:2])
+        current = Frame(model.transform(image)[None])
+
+        def score(output: StepOutput, place=place, boxes=boxes, labels=labels) -> float:  # type: ignore[no-untyped-def]
+            (found,) = model.head(output.features, [place.resized])
+            assert isinstance(found, Detections)
+            return _mean_ap(model.transform.restore(found, place), boxes, labels, iou)
+
+        as_key = model.run(Step((i,), is_key=True, references=tuple(keys[-1:])), current, memories)
+        if keys:
+            carried = model.run(Step((i,), is_key=False, references=(keys[-1],)), current, memories)
+            if not len(boxes) or score(as_key) <= score(carried):
+                continue
+        assert as_key.memory is not None
+        keys, memories = [*keys, i], {i: as_key.memory}
+    return KnownKeys(frozenset(keys))
+
+
+def _mean_ap(found: Detections, boxes: Tensor, labels: Tensor, iou: float) -> float:
+    """Of one frame, over the classes that it holds."""
+    present = labels.unique().tolist()
+    return float(np.mean([average_precision([of_class(found, c)], [boxes[labels == c]], iou) for c in present]))
