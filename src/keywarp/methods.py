@@ -89,7 +89,7 @@ class Networks(TypedDict, total=False):
 P = ParamSpec("P")
 
 
-def _describes(name: str) -> Callable[[Callable[P, VideoModel]], Callable[P, VideoModel]]:
+def describes(name: str) -> Callable[[Callable[P, VideoModel]], Callable[P, VideoModel]]:
     """The builder, which then notes in the model's description what it was called with."""
 
     def decorate(build: Callable[P, VideoModel]) -> Callable[P, VideoModel]:
@@ -106,14 +106,14 @@ def _describes(name: str) -> Callable[[Callable[P, VideoModel]], Callable[P, Vid
     return decorate
 
 
-@_describes("rfcn")
+@describes("rfcn")
 def rfcn(backbone: str = "resnet-101", **networks: Unpack[Networks]) -> VideoModel:
     """R-FCN, or the segmentation network, on every frame (004, section 4)."""
-    feature_network, head, common = _networks(backbone, **networks)
-    return _model(feature_network, head, common, scheduler=FixedInterval(1))
+    feature_network, head, common = frame_network(backbone, **networks)
+    return compose(feature_network, head, common, scheduler=FixedInterval(1))
 
 
-@_describes("dff")
+@describes("dff")
 def dff(
     backbone: str = "resnet-101",
     *,
@@ -130,8 +130,8 @@ def dff(
     scale_field: modulate the warped features (Eq. 3). joint: train on frame pairs; else on single frames, and the flow
     network for itself ("DFF separate").
     """
-    feature_network, head, common = _networks(backbone, **networks)
-    return _model(
+    feature_network, head, common = frame_network(backbone, **networks)
+    return compose(
         feature_network,
         head,
         common,
@@ -141,7 +141,7 @@ def dff(
     )
 
 
-@_describes("fgfa")
+@describes("fgfa")
 def fgfa(
     backbone: str = "resnet-101",
     *,
@@ -159,8 +159,8 @@ def fgfa(
     align_current: the frame's own features are warped by the flow of the frame with itself, as in the authors' code.
     neighbours: of a training clip; their sum is trained, without the current frame (the authors' code again).
     """
-    feature_network, head, common = _networks(backbone, **networks)
-    return _model(
+    feature_network, head, common = frame_network(backbone, **networks)
+    return compose(
         feature_network,
         head,
         common,
@@ -172,7 +172,7 @@ def fgfa(
     )
 
 
-@_describes("thp-c3")
+@describes("thp-c3")
 def thp(
     backbone: str = "resnet-101",
     *,
@@ -193,8 +193,8 @@ def thp(
     a training pair. partial: update non-key frames where their quality is low (Eq. 6). adaptive, gamma: key frames by
     Eq. 9. area_weight: λ of Eq. 12. cache, sparse: of `PartialUpdater`. embed_before_warp: as of `fgfa`.
     """
-    feature_network, head, common = _networks(backbone, **networks)
-    return _model(
+    feature_network, head, common = frame_network(backbone, **networks)
+    return compose(
         feature_network,
         head,
         common,
@@ -208,7 +208,7 @@ def thp(
     )
 
 
-@_describes("impression-d")
+@describes("impression-d")
 def impression(
     backbone: str = "resnet-101",
     *,
@@ -224,11 +224,11 @@ def impression(
     interval: segment length l. key_position: the key frame's id in its segment, by default ⌊l/2⌋. gate: g (Eq. 4).
     weights: "quality" (Eq. 2), "equal" (0.5 each, method c), or "none": no impression (method b).
     """
-    feature_network, head, common = _networks(backbone, **networks)
+    feature_network, head, common = frame_network(backbone, **networks)
     aggregators = {"quality": QualityAggregator, "equal": lambda _: EqualAggregator(), "none": lambda _: None}
     if weights not in aggregators:
         raise unknown("weighting", weights, aggregators)
-    return _model(
+    return compose(
         feature_network,
         head,
         common,
@@ -240,7 +240,7 @@ def impression(
     )
 
 
-@_describes("psla-c")
+@describes("psla-c")
 def psla(
     backbone: str = "resnet-101",
     *,
@@ -260,12 +260,12 @@ def psla(
     (l/2 − 1). recursive: RFU, the temporal feature; else each key frame by itself. quality_net: blend propagated
     features with the transform net's. The features of the transform net come from conv4's fourth block (res4b3).
     """
-    feature_network, head, common = _networks(backbone, **networks)
+    feature_network, head, common = frame_network(backbone, **networks)
     if attention not in ATTENTIONS:
         raise unknown("attention", attention, ATTENTIONS)
     channels = feature_network.channels
     near = {} if attention == "nonlocal" else {"displacement": displacement}
-    return _model(
+    return compose(
         feature_network,
         head,
         common,
@@ -278,7 +278,7 @@ def psla(
     )
 
 
-@_describes("iff-c")
+@describes("iff-c")
 def iff(
     backbone: str = "resnet-101",
     *,
@@ -294,11 +294,11 @@ def iff(
     module: "basic" or "advanced". residual_weight: λ of the transformation residual loss (Eq. 3), 0 = without. radius:
     of the window, 10 = 20 neighbours. neighbours: of a training clip. embed_before_warp: as of `fgfa`.
     """
-    feature_network, head, common = _networks(backbone, **networks)
+    feature_network, head, common = frame_network(backbone, **networks)
     modules: dict[str, Callable[..., Aligner]] = {"basic": BasicFeatureFlow, "advanced": AdvancedFeatureFlow}
     if module not in modules:
         raise unknown("IFF module", module, modules)
-    return _model(
+    return compose(
         feature_network,
         head,
         common,
@@ -397,7 +397,7 @@ METHODS: dict[str, Callable[..., VideoModel]] = {
 """Builders by name: a row of a paper's table each. Those that differ in post-processing alone are built alike."""
 
 
-def _networks(
+def frame_network(
     backbone: str,
     *,
     num_classes: int = 30,
@@ -437,7 +437,7 @@ def _networks(
     return trunk, HeadWithTail(tail, head), common
 
 
-def _model(feature_network: FeatureNetwork, head: TaskHead, common: dict[str, Any], **parts: Any) -> VideoModel:
+def compose(feature_network: FeatureNetwork, head: TaskHead, common: dict[str, Any], **parts: Any) -> VideoModel:
     fixed = common.pop("fixed")
     model = VideoModel(feature_network, head, **common, **parts)
     for name in fixed:

@@ -110,16 +110,18 @@ class VideoModel(nn.Module):
         own = self._described(own)
         current = replace(current, features=own)
         joined = aggregated = own
+        aligned: tuple[Features, ...] = ()
         if self.aggregator is not None and self.aligner is not None and step.references:
             previous = memories[step.references[0]]
             carried = self.aligner(previous, current).propagate(previous.aggregated)
+            aligned = (self._maps(carried),)
             joined = self._described(self.aggregator([carried, own], own))
             g = self.memory_gate
             aggregated = joined if g == 1 else self._described(((1 - g) * own[0] + g * joined[0],))  # 003, Eq. 4
         features = own if self.aggregate_every_frame else joined
         work = None if self.aligner is None else self.aligner.remember(replace(current, features=features))
         memory = Memory(current.image, features, aggregated=aggregated, work=work, layers=layers)
-        return StepOutput(self._maps(joined), memory, own=self._maps(own))
+        return StepOutput(self._maps(joined), memory, own=self._maps(own), aligned=aligned)
 
     def _propagated(
         self,
