@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import product
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Candidate:
     baseline: str
     bound: float | None = None
     rounds: list[dict[str, float]] = field(default_factory=list)  # milliseconds a frame: total and by part
-    running: VideoPredictor | None = None  # with a full window, where the method has one
+    running: VideoPredictor | None = None
 
 
 @dataclass(frozen=True)
@@ -150,25 +150,23 @@ def part_times(model: VideoModel, clock: Callable[[], float]) -> Iterator[dict[s
 
 
 def measure(candidate: Candidate, frames: Sequence[VideoFrame], clock: Callable[[], float], batch: int) -> None:
-    """One round: a whole segment through a new predictor, two frames of a per-frame model, or one more of a window."""
-    count, radius = candidate.count, getattr(candidate.model.scheduler, "radius", None)
-    segment = [frames[i % len(frames)] for i in range(count)]
-    predictor = candidate.running or VideoPredictor(candidate.model, batch=batch)
-    if radius is not None and candidate.running is None:
-        predictor.push([frames[i % len(frames)] for i in range(2 * radius + 1)])
-        candidate.running = predictor
+    """One round: `count` more frames of an endless video, after as many as fill the method's memory or window."""
+    video = cycle(frames)
+    if candidate.running is None:
+        radius = getattr(candidate.model.scheduler, "radius", 0)
+        candidate.running = VideoPredictor(candidate.model, batch=batch)
+        candidate.running.push(list(islice(video, max(candidate.count, 2 * radius + 1))))
+    segment = list(islice(video, candidate.count))
     with part_times(candidate.model, clock) as spent:
         start = clock()
-        done = len(predictor.push(segment))
-        if radius is None:
-            done += len(predictor.flush())
+        done = len(candidate.running.push(segment))
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         total = clock() - start
-    assert done == count
-    parts = {name: 1000 * seconds / count for name, seconds in spent.items()}
-    total = 1000 * total / count
-    candidate.rounds.append({"total": total, **parts, "propagation and resizing": total - sum(parts.values())})
+    assert done == candidate.count
+    parts = {name: 1000 * seconds / done for name, seconds in spent.items()}
+    total = 1000 * total / done
+    candidate.rounds.append({"total": total, **parts, "the rest": total - sum(parts.values())})
 
 
 def summarise(candidate: Candidate, baseline: Candidate) -> Row:
