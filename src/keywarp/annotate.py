@@ -64,7 +64,8 @@ def annotate(sources: Sequence[str], options: RunOptions, boxes: BoxOptions | No
     planned = plan(found, folder, options, boxes)
     names = ("method", "backbone", "flow", "interval", "key_position", "radius", "weights", "device", "half")
     settings = {name: getattr(options, name) for name in names}
-    model = loading.load(options.model, live=any(map(is_live_address, found)), **settings)
+    live = any(map(is_live_address, found))
+    model = loading.load(options.model, task="segmentation" if boxes is None else None, live=live, **settings)
     run = Run(model, options, boxes, _labels(model.classes, boxes.classes) if boxes else None)
     failed = False
     with StopRequest() as stop:

@@ -28,6 +28,7 @@ def load(
     live: bool = False,
     weights: str | None = None,
     num_classes: int | None = None,
+    task: str | None = None,
     device: str = "auto",
     half: bool = False,
 ) -> VideoModel:
@@ -36,6 +37,7 @@ def load(
     model: "demo"; "yolox-nano" … "yolox-x" and "torchvision/NAME" (weights downloaded once); the path of an ONNX
     detector or of a keywarp `.safetensors` file; or a name of `METHODS`, to build one from `weights`.
     method, backbone, flow, interval, key_position, radius, num_classes: override what the model comes with.
+    task: "detection" or "segmentation", of a model that is built by a method's name; a file knows its own.
     live: frames are to be answered at once: key frames come first in their segment unless `key_position` is given.
     weights: a file; for "torchvision/NAME" also the name of a torchvision weights entry; "random" for speed tests.
     device: "auto" (CUDA where present), "cpu", "cuda", "cuda:1" … half: bfloat16 where it is safe, on CUDA.
@@ -51,6 +53,8 @@ def load(
         built = wrap(_wrapped_parts(name, weights, place), **_known("sff", options, live))
     else:
         options |= {k: v for k, v in (("backbone", backbone), ("num_classes", num_classes)) if v is not None}
+        if name in METHODS and task is not None:
+            options["task"] = task
         built = _trained(name, method, weights, options, live)
     built.description = {"model": name} | built.description
     if half and place.type != "cuda":
