@@ -9,15 +9,15 @@ ROOT = Path(keywarp.__file__).parent
 ROWS = [
     {"errors", "structures", "ops", "files"},
     {"transform", "alignment", "scheduling", "interfaces", "plans"},
-    {"aggregation", "updating", "losses"},
+    {"aggregation", "updating", "losses", "partial_updating"},
     {"model"},
     {"networks", "heads", "adapters", "data", "evaluation", "partial_updating", "published"},
     {"predictor", "methods", "loading", "oracle"},
     {"listing", "benchmark", "options", "progress", "sinks", "visualize", "outputs", "summary", "annotate", "doctor"},
     {"cli", "__main__"},
 ]
-# Aligners that are networks load their weights like every network.
-ALLOWED = {("alignment", "networks")}
+# Aligners that are networks load their weights like every network; a partial update runs a network layer by layer.
+ALLOWED = {("alignment", "networks"), ("partial_updating", "networks")}
 
 
 def test_imports_go_one_way():

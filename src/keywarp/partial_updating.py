@@ -1,0 +1,127 @@
+"""Features of a non-key frame, recomputed where what was carried to it cannot be trusted (001, section 3.2).
+
+Legend: N frames · K = 1 or N keys · C channels · (h, w) feature cells
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from keywarp.alignment.correspondence import Correspondence, FlowField
+from keywarp.errors import UserError, unknown
+from keywarp.interfaces import FeatureNetwork
+from keywarp.networks.partial import Region, layers_of, run_layers, update_densely, update_sparsely
+from keywarp.networks.resnet import ResNet
+from keywarp.structures import Features, Frame, Memory
+from keywarp.updating import Updater
+
+CACHES = ("blocks", "stages")
+
+
+class UpdateMask(torch.autograd.Function):
+    """U = 1 where Q ≤ τ, else 0; its gradient is straight-through: dU/dQ = −1 where |Q − τ| ≤ 1, else 0."""
+
+    @staticmethod
+    def forward(ctx: Any, quality: Tensor, threshold: float) -> Tensor:
+        """U of Q's shape and type."""
+        ctx.save_for_backward((quality - threshold).abs() <= 1)
+        return (quality <= threshold).to(quality.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """dL/dQ."""
+        (near,) = ctx.saved_tensors
+        return torch.where(near, -gradients[0], 0), None
+
+
+class PartialUpdater(Updater):
+    """Spatially-adaptive partial feature updating (001, Eq. 6): U ⊙ N_feat(I_i) + (1 − U) ⊙ the propagated features.
+
+    threshold: τ; U = 1 where the quality that the aligner estimates is τ or less. The feature network must be a
+    keywarp ResNet, the alignment a flow with a quality.
+
+    In training the equation is computed as it stands; U is all 0 for a third of the frames, all 1 for a third
+    (section 3.4). In evaluation the update goes layer by layer through the network (`networks.partial` defines it).
+
+    cache: the layers. "blocks": every residual block is one, and the key frame keeps every block's input (ResNet-101 at
+    600 × 1000: 460 MB). "stages": every stage is one, and it keeps the stages' inputs (96 MB), but nearly all of conv4
+    is then recomputed. sparse: only for the active cells; False computes every layer everywhere and mixes, the slow
+    definition. break_even: a frame with a larger share of active cells is recomputed as a whole, U = 1, which is
+    faster from there on (measured: docs/partial-updating.md); 1 = never.
+    """
+
+    def __init__(
+        self,
+        threshold: float = 0.0,
+        cache: Literal["blocks", "stages"] = "blocks",
+        sparse: bool = True,
+        break_even: float = 0.7,
+    ) -> None:
+        super().__init__()
+        if cache not in CACHES:
+            raise unknown("cache", cache, CACHES)
+        if not 0 <= break_even <= 1:
+            raise UserError(f"break_even must be 0 to 1 (a share of the cells), got {break_even}")
+        self.threshold, self.cache, self.sparse, self.break_even = threshold, cache, sparse, break_even
+
+    def key_features(self, feature_network: FeatureNetwork, image: Tensor) -> tuple[Features, Any]:
+        """Features of a key frame's image `[K, 3, H, W]`; in evaluation also the maps that its layers read."""
+        network = _resnet(feature_network)
+        if self.training:
+            return network(image), None
+        features, maps = run_layers(network, image, self.cache)
+        return (features,), maps
+
+    def forward(
+        self,
+        propagated: Features,
+        current: Frame,
+        reference: Memory,
+        correspondence: Correspondence,
+        feature_network: FeatureNetwork,
+    ) -> tuple[Features, Tensor | None]:
+        network, (carried,) = _resnet(feature_network), propagated
+        if correspondence.quality is None or not isinstance(correspondence, FlowField):
+            raise UserError(
+                "partial updating needs a flow with a quality (FlowNet's quality=True); the aligner gives none"
+            )
+        mask: Tensor = UpdateMask.apply(correspondence.quality, self.threshold)
+        if self.training:
+            mask = _forced(mask)
+            (own,) = network(current.image)
+            return (mask * own + (1 - mask) * carried,), mask  # Eq. 6
+        share = mask.mean(dim=(1, 2, 3))
+        mask = torch.where((share > self.break_even).view(-1, 1, 1, 1), 1, mask)
+        return (self._updated(network, mask, carried, current, reference, correspondence.flow),), mask
+
+    def _updated(
+        self, network: ResNet, mask: Tensor, carried: Tensor, current: Frame, reference: Memory, flow: Tensor
+    ) -> Tensor:
+        """The updated features; whole frames by the network itself, frames without active cells not at all."""
+        assert reference.layers is not None, "the key frame was computed in training mode"
+        share = mask.mean(dim=(1, 2, 3))
+        whole, partly = (share == 1).nonzero()[:, 0], ((share > 0) & (share < 1)).nonzero()[:, 0]
+        features = carried.clone()
+        if len(whole):
+            features[whole] = network(current.image[whole])[0].to(carried.dtype)
+        if len(partly):
+            maps = [x if len(x) == 1 else x[partly] for x in reference.layers]
+            update = update_sparsely if self.sparse else update_densely
+            layers, region = layers_of(network, self.cache), Region(mask[partly] > 0, flow[partly])
+            features[partly] = update(network, layers, current.image[partly], maps, carried[partly], region)
+        return features
+
+
+def _resnet(network: FeatureNetwork) -> ResNet:
+    if not isinstance(network, ResNet):
+        raise UserError(f"partial updating needs a keywarp ResNet as feature network, got {type(network).__name__}")
+    return network
+
+
+def _forced(mask: Tensor) -> Tensor:
+    """The mask, all 0 for a third of the frames and all 1 for a third."""
+    draw = torch.rand(len(mask), 1, 1, 1, device=mask.device)
+    return torch.where(draw < 1 / 3, 0, torch.where(draw < 2 / 3, 1, mask))
