@@ -143,8 +143,11 @@ def flow_guided_aggregation(model, frames, before_warp=True, align_current=True,
     return out
 
 
-def unified(model, frames, is_key, do_aggr, do_spatial):
-    """001, Algorithm 1, with its flags; line numbers are the paper's. Embeddings after the warp (Eq. 3)."""
+def unified(model, frames, is_key, do_aggr, do_spatial, before_warp=False):
+    """001, Algorithm 1, with its flags; line numbers are the paper's.
+
+    Embeddings are of warped features (Eq. 3), or before_warp warped embeddings where there was no more than a warp.
+    """
     p = parts(model, frames)
     k, key = 0, p.feat(0)  # 2, 3
     aggregated = key  # 6
@@ -165,8 +168,12 @@ def unified(model, frames, is_key, do_aggr, do_spatial):
         joined = updated
         if do_aggr:  # 20
             from_key = warp(aggregated, field.flow)
-            target = p.embed(updated)
-            joined = p.aggregate([from_key, updated], [p.embed(from_key), target], target)
+            embedded, target = p.embed(from_key), p.embed(updated)
+            if before_warp:
+                embedded = warp(F.normalize(p.embed(aggregated), dim=1, eps=1e-10), field.flow)
+                if not new_key and not do_spatial:
+                    target = warp(F.normalize(p.embed(key), dim=1, eps=1e-10), field.flow)
+            joined = p.aggregate([from_key, updated], [embedded, target], target)
         out.append(joined)  # 21, 23
         if new_key:  # 26
             k, key, aggregated = i, updated, joined
@@ -285,6 +292,8 @@ LOOPS = [
     ("optflow-a", SHORT, FGFA, 4, 7),
     ("optflow-b", SHORT, FGFA, 4, 7),
     ("thp-c1", AFTER, lambda m, f: unified(m, f, every(10), True, False), 0, 1),
+    ("thp-c1", {}, lambda m, f: unified(m, f, every(10), True, False, before_warp=True), 0, 1),
+    ("thp-c2", {}, lambda m, f: unified(m, f, every(10), True, True, before_warp=True), 0, 1),
     ("thp-c2", AFTER, lambda m, f: unified(m, f, every(10), True, True), 0, 1),
     ("thp-c3", AFTER | {"gamma": 0.5}, lambda m, f: unified(m, f, adaptive(0.5), True, True), 0, 1),
     ("impression-a", {}, per_frame, 0, 1),

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypedDict, Unpack
+from typing import Any, Literal, ParamSpec, TypedDict, Unpack
 
 from torch import nn
 
@@ -183,7 +183,7 @@ def thp(
     gamma: float = 0.2,
     area_weight: float = 2.0,
     embed_before_warp: bool = True,
-    cache: str = "blocks",
+    cache: Literal["blocks", "stages"] = "blocks",
     sparse: bool = True,
     **networks: Unpack[Networks],
 ) -> VideoModel:

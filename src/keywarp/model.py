@@ -144,9 +144,7 @@ class VideoModel(nn.Module):
         propagated, update_mask = correspondence.propagate(memory.features), None
         features = propagated
         if self.updater is not None:
-            features, update_mask = self.updater(
-                self._maps(propagated), current, memory, correspondence, self.feature_network
-            )
+            features, update_mask = self.updater(propagated, current, memory, correspondence, self.feature_network)
         if self.aggregator is not None and self.aggregate_every_frame:
             features = self.aggregator([correspondence.propagate(memory.aggregated), features], features)  # 001, Eq. 7
         return StepOutput(

@@ -50,7 +50,8 @@ class PartialUpdater(Updater):
     600 × 1000: 460 MB). "stages": every stage is one, and it keeps the stages' inputs (96 MB), but nearly all of conv4
     is then recomputed. sparse: only for the active cells; False computes every layer everywhere and mixes, the slow
     definition. break_even: a frame with a larger share of active cells is recomputed as a whole, U = 1, which is
-    faster from there on (measured: docs/partial-updating.md); 1 = never.
+    faster from there on (measured: docs/partial-updating.md); 1 = never. at_inference: False trains alike and updates
+    nothing in evaluation (001's method c1).
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class PartialUpdater(Updater):
         cache: Literal["blocks", "stages"] = "blocks",
         sparse: bool = True,
         break_even: float = 0.7,
+        at_inference: bool = True,
     ) -> None:
         super().__init__()
         if cache not in CACHES:
@@ -66,11 +68,12 @@ class PartialUpdater(Updater):
         if not 0 <= break_even <= 1:
             raise UserError(f"break_even must be 0 to 1 (a share of the cells), got {break_even}")
         self.threshold, self.cache, self.sparse, self.break_even = threshold, cache, sparse, break_even
+        self.at_inference = at_inference
 
     def key_features(self, feature_network: FeatureNetwork, image: Tensor) -> tuple[Features, Any]:
         """Features of a key frame's image `[K, 3, H, W]`; in evaluation also the maps that its layers read."""
         network = _resnet(feature_network)
-        if self.training:
+        if self.training or not self.at_inference:
             return network(image), None
         features, maps = run_layers(network, image, self.cache)
         return (features,), maps
@@ -83,7 +86,9 @@ class PartialUpdater(Updater):
         correspondence: Correspondence,
         feature_network: FeatureNetwork,
     ) -> tuple[Features, Tensor | None]:
-        network, (carried,) = _resnet(feature_network), propagated
+        if not self.training and not self.at_inference:
+            return propagated, None
+        network, carried = _resnet(feature_network), propagated[0]
         if correspondence.quality is None or not isinstance(correspondence, FlowField):
             raise UserError(
                 "partial updating needs a flow with a quality (FlowNet's quality=True); the aligner gives none"

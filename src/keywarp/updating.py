@@ -28,7 +28,11 @@ class Updater(nn.Module, ABC):
         correspondence: Correspondence,
         feature_network: FeatureNetwork,
     ) -> tuple[Features, Tensor | None]:
-        """The updated features `[N, C, h, w]`, and the mask `[N, 1, h, w]` of what was computed anew, if any was."""
+        """The updated features, and the mask `[N, 1, h, w]` of what was computed anew, if any was.
+
+        propagated: one map `[N, C, h, w]`, and behind it what an aggregator described of it, which holds no longer once
+        the map is updated.
+        """
 
     def key_features(self, feature_network: FeatureNetwork, image: Tensor) -> tuple[Features, Any]:
         """Features of a key frame's image `[N, 3, H, W]`, and what updates read of its layers (`Memory.layers`)."""
