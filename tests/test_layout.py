@@ -13,7 +13,19 @@ ROWS = [
     {"model"},
     {"networks", "heads", "adapters", "data", "evaluation"},
     {"predictor", "methods"},
-    {"listing", "benchmark", "options", "progress", "sinks", "visualize", "outputs", "summary", "annotate", "doctor"},
+    {
+        "listing",
+        "benchmark",
+        "options",
+        "progress",
+        "sinks",
+        "visualize",
+        "outputs",
+        "summary",
+        "annotate",
+        "doctor",
+        "explain",
+    },
     {"cli", "__main__"},
 ]
 # Aligners that are networks load their weights like every network; a partial update runs a network layer by layer.
