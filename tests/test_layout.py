@@ -9,11 +9,23 @@ ROOT = Path(keywarp.__file__).parent
 ROWS = [
     {"errors", "structures", "ops", "files"},
     {"transform", "alignment", "scheduling", "interfaces", "plans"},
-    {"aggregation", "updating", "losses", "partial_updating"},
+    {"aggregation", "updating", "losses"},
     {"model"},
     {"networks", "heads", "adapters", "data", "evaluation", "partial_updating", "published"},
     {"predictor", "methods", "loading", "oracle"},
-    {"listing", "benchmark", "options", "progress", "sinks", "visualize", "outputs", "summary", "annotate", "doctor"},
+    {
+        "listing",
+        "benchmark",
+        "options",
+        "progress",
+        "sinks",
+        "visualize",
+        "outputs",
+        "summary",
+        "annotate",
+        "doctor",
+        "explain",
+    },
     {"cli", "__main__"},
 ]
 # Aligners that are networks load their weights like every network; a partial update runs a network layer by layer.

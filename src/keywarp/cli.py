@@ -63,6 +63,21 @@ def models(*, json: Annotated[bool, Parameter(help="as JSON")] = False) -> None:
 
 
 @app.command
+def explain(
+    method: str,
+    *,
+    interval: Annotated[int | None, Parameter(help="a key frame every so many frames")] = None,
+    radius: Annotated[int | None, Parameter(help="of methods with a window")] = None,
+    frames: Annotated[int, Parameter(help="how many to plan")] = 25,
+    svg: Annotated[Path | None, Parameter(help="also draw it into this file")] = None,
+) -> None:
+    """Show a method's plan: which frames are key frames, what refers to what, when each result is out."""
+    from keywarp import explain as explaining
+
+    explaining.explain(method, interval=interval, radius=radius, frames=frames, svg=svg)
+
+
+@app.command
 def benchmark(
     video: str,
     *,

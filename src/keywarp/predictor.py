@@ -120,7 +120,8 @@ class VideoPredictor:
         else:
             self._key_due = kept < len(frames)
         if step.emits and kept:
-            self._finish(frames[:kept], output.features, step.is_key, output.fallback)
+            is_key = step.is_key or current.features is not None  # a window's frames were key steps before
+            self._finish(frames[:kept], output.features, is_key, output.fallback)
         self._forget(frames[:kept], step.emits)
 
     def _finish(

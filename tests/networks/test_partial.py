@@ -1,7 +1,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from keywarp.networks import partial
 from keywarp.networks.partial import Region, layers_of, run_layers, update_densely, update_sparsely
 from keywarp.networks.resnet import ResNet, for_inference
 from keywarp.ops import warp
@@ -147,6 +149,44 @@ def test_the_network_runs_the_same_when_its_maps_are_kept():
         assert torch.equal(features, built(frame)[0])
         assert len(maps) == count == len(layers_of(built, cache))
         assert all(x.is_contiguous(memory_format=torch.channels_last) for x in (features, *maps))
+
+
+def test_cells_that_no_layer_reads_are_not_touched():
+    mask = torch.zeros(1, 1, *SIZE)
+    mask[..., 4, 5] = 1  # columns 18 to 25 of the stem's map, with two rings
+    built, flow = network(), torch.zeros(1, 2, *SIZE)
+    features, maps = run_layers(built, image(1), "blocks")
+    maps[0][..., 28:] = float("nan")
+    with torch.inference_mode():
+        arguments = built, layers_of(built, "blocks"), image(1), maps, features, Region(mask > 0, flow)
+        assert update_sparsely(*arguments).isfinite().all()
+        maps[0][..., 24:] = float("nan")
+        assert not update_sparsely(*arguments).isfinite().all()
+
+
+def test_gathering_in_parts_changes_nothing(monkeypatch):
+    built, mask, flow = network(), MASKS["a few"](2), torch.randn(2, 2, *SIZE)
+    features, maps = run_layers(built, image(1), "blocks")
+    carried = warp(features, flow)
+    arguments = built, layers_of(built, "blocks"), image(2), maps, carried, Region(mask > 0, flow)
+    whole = update_sparsely(*arguments)
+    monkeypatch.setattr(partial, "GATHERED", 5000)
+    assert_close(update_sparsely(*arguments), whole)
+
+
+@pytest.mark.parametrize(("side", "most"), [(2, 0.02), (8, 0.14), (12, 0.28), (27, 1.0)])
+def test_work_follows_the_area(side, most):
+    """Multiply-accumulates of a square of side² of 27 × 27 cells, as a share of the network's."""
+    built, now = for_inference(network(50)), torch.zeros(1, 3, 432, 432)
+    features, maps = run_layers(built, now, "blocks")
+    mask = torch.zeros(1, 1, 27, 27, dtype=torch.bool)
+    mask[..., :side, :side] = True
+    with torch.inference_mode(), FlopCounterMode(display=False) as dense:
+        built(now)
+    with torch.inference_mode(), FlopCounterMode(display=False) as sparse:
+        region = Region(mask, torch.zeros(1, 2, 27, 27))
+        update_sparsely(built, layers_of(built, "blocks"), now, maps, features, region)
+    assert 0 < sparse.get_total_flops() <= most * dense.get_total_flops()
 
 
 def test_half_precision():

@@ -36,6 +36,11 @@ Size = tuple[int, int]
 Geometry = tuple[int, int, int, int]
 """Kernel, stride, padding and dilation, of a square convolution."""
 
+BREAK_EVEN = 0.8
+"""Share of a layer's multiply-accumulates above which it is faster to compute it everywhere."""
+GATHERED = 1 << 24
+"""Numbers gathered at a time, 64 MB: it bounds the memory that a batch takes."""
+
 
 def layers_of(network: ResNet, cache: str) -> list[nn.Sequential]:
     """The layers after the stem, each a chain of residual blocks or the reduction.
@@ -127,8 +132,8 @@ def update_sparsely(
     """The same, each layer computed for the active cells alone.
 
     The active cells of all N frames are the rows of one table. A 1×1 convolution is a product of it and a matrix, a
-    3×3 one gathers nine neighbours first. A layer with a deformable convolution, which may read anywhere, is computed
-    everywhere.
+    3×3 one gathers nine neighbours first. A layer is computed everywhere where that is faster, and where it has a
+    deformable convolution, which may read any cell.
     """
     plans: dict[tuple[Size, tuple[Geometry, ...]], LayerPlan] = {}
     rows = _stem_rows(network, image, on, _size(maps[0]))
@@ -141,6 +146,9 @@ def update_sparsely(
         if shape not in plans:  # the blocks of a stage share one
             plans[shape] = _plan(layer, on, size, len(key))
         plan = plans[shape]
+        if plan.share > BREAK_EVEN:
+            rows = _everywhere(layer, rows, key, on)
+            continue
         rows = torch.cat([rows.index_select(0, plan.kept), plan.fetch(key)])
         for unit, unit_plan in zip(layer, plan.units, strict=True):
             rows = _unit_rows(unit, rows, unit_plan)
@@ -164,13 +172,15 @@ class UnitPlan:
 class LayerPlan:
     """Which rows a layer reads: `kept` of the active ones before it, then cells warped from the key frame's map.
 
-    corners: `[M, 4]` rows of the key's table for each warped cell. weights: `[M, 4]`, theirs.
+    corners: `[M, 4]` rows of the key's table for each warped cell. weights: `[M, 4]`, theirs. share: of the layer's
+    multiply-accumulates.
     """
 
     kept: Tensor
     corners: Tensor
     weights: Tensor
     units: list[UnitPlan]
+    share: float
 
     def fetch(self, key: Tensor) -> Tensor:
         """The warped cells `[M, C]` of the key frame's map `[K, C, h, w]`."""
@@ -180,27 +190,30 @@ class LayerPlan:
 
 def _plan(layer: nn.Sequential, on: Region, size: Size, keys: int) -> LayerPlan:
     """What a layer reads for its active cells, worked out from its last convolution to its first."""
-    geometries = [[_geometry(conv) for conv, _ in _convolutions(unit)] for unit in layer]
+    convolutions = [[conv for conv, _ in _convolutions(unit)] for unit in layer]
     sizes = [size]  # of every convolution's input, and of the last one's output
-    for geometry in itertools.chain(*geometries):
-        sizes.append(_size_after(sizes[-1], geometry))
+    for conv in itertools.chain(*convolutions):
+        sizes.append(_size_after(sizes[-1], _geometry(conv)))
     cells = on.cells(sizes[-1])
     units: list[UnitPlan] = []
-    for unit in reversed(geometries):
+    work = total = 0
+    for unit in reversed(convolutions):
         outputs, after, stride = cells, sizes[-1], 1
         gathers: list[Tensor | None] = []
-        for geometry in reversed(unit):
+        for conv in reversed(unit):
             outer, inner = sizes.pop(), sizes[-1]
-            stride *= geometry[1]
-            gather = None
+            work += len(cells) * conv.weight.numel()
+            total += on.mask(outer).numel() * conv.weight.numel()
+            geometry, gather = _geometry(conv), None
             if geometry[:2] != (1, 1):
                 cells, gather = on.gathered(_reads(cells, geometry, outer, inner), inner)
             gathers.insert(0, gather)
+            stride *= geometry[1]
         centres = _reads(outputs, (1, stride, 0, 1), after, sizes[-1])[:, 0]
         units.insert(0, UnitPlan(gathers, on.positions(cells, sizes[-1])[centres]))
     active = on.mask(size).flatten()[cells]
     kept = on.positions(on.cells(size), size)[cells[active]]
-    return LayerPlan(kept, *_corners(cells[~active], on.flow(size), keys), units)
+    return LayerPlan(kept, *_corners(cells[~active], on.flow(size), keys), units, work / total)
 
 
 def _reads(cells: Tensor, geometry: Geometry, outer: Size, inner: Size) -> Tensor:
@@ -245,7 +258,7 @@ def _stem_rows(network: ResNet, image: Tensor, on: Region, size: Size) -> Tensor
     windows = strips.index_select(0, lines.flatten()).view(len(cells), -1)
     rows = _product(windows, None, network.conv1, network.bn1).relu_()
     # Nothing is below zero after the activation, so that a zero does for what lies outside.
-    return _gathered(rows, positions).view(*positions.shape, -1).amax(dim=1)
+    return F.pad(rows, (0, 0, 0, 1))[positions].amax(dim=1)
 
 
 def _unit_rows(unit: Unit, x: Tensor, plan: UnitPlan) -> Tensor:
@@ -269,16 +282,19 @@ def _everywhere(layer: nn.Sequential, rows: Tensor, key: Tensor, on: Region) -> 
 
 
 def _product(rows: Tensor, gather: Tensor | None, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """A convolution of rows and its batch norm (the identity when folded)."""
+    """A convolution of rows `[M, C]` and its batch norm (the identity when folded).
+
+    gather: `[M', kernel²]`, the rows that each output reads; position M is a row of zeros.
+    """
     weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # a view of channels-last weights
-    if gather is not None:
-        rows = _gathered(rows, gather)
-    return norm(F.linear(rows, weight, conv.bias)[:, :, None, None])[:, :, 0, 0]
-
-
-def _gathered(rows: Tensor, gather: Tensor) -> Tensor:
-    """Rows `[M, C]` side by side as `gather` `[M', taps]` says, `[M', taps·C]`; position M is a row of zeros."""
-    return F.pad(rows, (0, 0, 0, 1)).index_select(0, gather.flatten()).view(len(gather), -1)
+    if gather is None:
+        y = F.linear(rows, weight, conv.bias)
+    else:
+        rows = F.pad(rows, (0, 0, 0, 1))
+        parts = gather.split(max(1, GATHERED // weight.shape[1]))
+        windows = (rows.index_select(0, part.flatten()).view(len(part), -1) for part in parts)
+        y = torch.cat([F.linear(window, weight, conv.bias) for window in windows])
+    return norm(y[:, :, None, None])[:, :, 0, 0]
 
 
 def _convolutions(unit: Unit) -> list[tuple[nn.Conv2d, nn.Module]]:
