@@ -32,7 +32,7 @@ def test_models_as_json(capsys):
     for name, size in sizes.items():
         assert by_name[name]["parameters_mi"] == pytest.approx(size, abs=0.3)
     excess = by_name["psla-c"]["parameters_mi"] - by_name["psla-c without embeddings"]["parameters_mi"]
-    assert excess == pytest.approx(2 * (1024 * 256 + 256) / 2**20)
+    assert excess == pytest.approx((2 * 1024 * 256 + 256) / 2**20)
     assert by_name["rfcn"]["gmac_non_key"] is None
     dff = by_name["dff"]
     assert dff["predicted_speedup"] == pytest.approx(10 / (1 + 9 * dff["gmac_non_key"] / dff["gmac_key"]), rel=0.01)

@@ -135,8 +135,7 @@ def flow_guided_aggregation(model, frames, before_warp=True, align_current=True,
             else:
                 flow = p.flow(j, i).flow
                 carried = warp(feature, flow)
-                unit = F.normalize(p.embed(feature), dim=1, eps=1e-10)
-                embedding = warp(unit, flow) if before_warp else p.embed(carried)
+                embedding = warp(p.embed(feature), flow) if before_warp else p.embed(carried)
             candidates.append(carried)
             embedded.append(embedding)
         out.append(p.aggregate(candidates, embedded, target))
@@ -170,9 +169,9 @@ def unified(model, frames, is_key, do_aggr, do_spatial, before_warp=False):
             from_key = warp(aggregated, field.flow)
             embedded, target = p.embed(from_key), p.embed(updated)
             if before_warp:
-                embedded = warp(F.normalize(p.embed(aggregated), dim=1, eps=1e-10), field.flow)
+                embedded = warp(p.embed(aggregated), field.flow)
                 if not new_key and not do_spatial:
-                    target = warp(F.normalize(p.embed(key), dim=1, eps=1e-10), field.flow)
+                    target = warp(p.embed(key), field.flow)
             joined = p.aggregate([from_key, updated], [embedded, target], target)
         out.append(joined)  # 21, 23
         if new_key:  # 26
@@ -259,7 +258,7 @@ def feature_flow_aggregation(model, frames, radius=10):
             other = p.feat(j)
             field = model.aligner(Memory(p.images[j], (other,)), Frame(p.images[i], features=(own,)))
             candidates.append(warp(other, field.flow))  # Eq. 1
-            embedded.append(warp(F.normalize(p.embed(other), dim=1, eps=1e-10), field.flow))
+            embedded.append(warp(p.embed(other), field.flow))
         out.append(p.aggregate(candidates, embedded, target))
     return out
 

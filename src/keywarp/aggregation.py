@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from keywarp.structures import Features
@@ -26,7 +25,7 @@ class Aggregator(nn.Module, ABC):
         weights = self.scores(candidates, current).softmax(dim=0)  # [K, N, 1, h, w]
         total = weights[0] * candidates[0][0]
         for weight, candidate in zip(weights[1:], candidates[1:], strict=True):
-            total = total + weight * candidate[0]
+            total = torch.addcmul(total, weight, candidate[0])
         return (total,)
 
     @abstractmethod
@@ -64,17 +63,24 @@ class CosineAggregator(Aggregator):
         self.before_warp = before_warp
 
     def scores(self, candidates: Sequence[Features], current: Features) -> Tensor:
-        target = self._unit(current)
+        target = self._embedding(current)
         # The current frame as a candidate of its own is not embedded twice.
-        units = [target if c[0] is current[0] else self._unit(c) for c in candidates]
-        return torch.stack([(unit * target).sum(dim=1, keepdim=True) for unit in units])  # Eq. 3
+        embedded = [target if c[0] is current[0] else self._embedding(c) for c in candidates]
+        return torch.stack([_cosine(e, target) for e in embedded])  # Eq. 3
 
     def describe(self, features: Features) -> Features:
-        return (*features, self._unit(features)) if self.before_warp and not self.training else features
+        return (*features, self.embed(features[0])) if self.before_warp and not self.training else features
 
-    def _unit(self, features: Features) -> Tensor:
-        """The embedding `[N, E, h, w]`, of length one at each position, unless it came along."""
-        return F.normalize(features[1] if len(features) > 1 else self.embed(features[0]), dim=1, eps=1e-10)
+    def _embedding(self, features: Features) -> Tensor:
+        """`[N, E, h, w]`, of the features unless it came along."""
+        return features[1] if len(features) > 1 else self.embed(features[0])
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of the angle between two maps at each position, `[N, 1, h, w]`."""
+    a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)  # channels-last maps are read once, without a copy
+    lengths = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
+    return (torch.linalg.vecdot(a, b) / lengths.clamp(min=1e-10))[:, None]
 
 
 class QualityAggregator(Aggregator):
