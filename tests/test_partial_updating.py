@@ -29,10 +29,10 @@ def images(count):
     return (torch.rand(count, 3, 64, 96) * 255).to(torch.uint8)
 
 
-def update(updater, quality, built=None, scale=None):
+def update(updater, quality, built=None, scale=None, keys=1):
     """Features, mask, the frames' own features and the carried ones, for a quality `[N, 1, 4, 6]`."""
     built, now = built or network(), images(len(quality))
-    features, layers = updater.key_features(built, images(1))
+    features, layers = updater.key_features(built, images(keys))
     field = FlowField(torch.randn(len(quality), 2, *SIZE), scale, quality)
     carried = field.propagate(features)
     updated, mask = updater(carried, Frame(now), Memory(images(1), features, layers=layers), field, built)
@@ -103,6 +103,19 @@ def test_sparse_is_dense(cache):
         updater = PartialUpdater(cache=cache, sparse=sparse, break_even=1).eval()
         results.append(update(updater, quality, built, scale)[0])
     torch.testing.assert_close(*results, atol=1e-4 * results[1].abs().max().item(), rtol=0)
+
+
+@torch.inference_mode()
+def test_each_frame_may_have_its_own_key():
+    quality, built, results = torch.randn(3, 1, *SIZE), network(), []
+    quality[0] = 1
+    for sparse in (True, False):
+        torch.manual_seed(1)
+        updater = PartialUpdater(sparse=sparse, break_even=1).eval()
+        results.append(update(updater, quality, built, keys=3)[0])
+    torch.testing.assert_close(*results, atol=1e-4 * results[1].abs().max().item(), rtol=0)
+    updated, _, own, _ = update(PartialUpdater(break_even=0).eval(), quality, built, keys=3)
+    torch.testing.assert_close(updated[1:], own[1:])
 
 
 def video_model(scheduler):

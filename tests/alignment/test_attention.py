@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from keywarp.alignment.attention import PSLA, DensePSLA, GlobalAttention, LocalAttention, MatchTrans, Nonlocal
+from keywarp.errors import UserError
 from keywarp.ops.neighbourhood import dense_offsets, sparse_offsets
 from keywarp.structures import Frame, Memory
 
@@ -194,6 +195,12 @@ def test_training_starts_with_like_attracting_like(kind):
     products, raw = (a.flatten(2).mT @ b.flatten(2) for a, b in ((aligner.g(maps), aligner.f(maps)), (maps, maps)))
     assert torch.corrcoef(torch.stack([products.flatten(), raw.flatten()]))[0, 1] > 0.95
     assert aligner.g.weight is not aligner.f.weight
+
+
+@pytest.mark.parametrize("kind", LOCAL)
+def test_a_negative_displacement_is_refused(kind):
+    with pytest.raises(UserError, match="0 or more cells, got -1"):
+        LOCAL[kind](C, displacement=-1)
 
 
 def test_published_sizes():

@@ -171,7 +171,16 @@ def test_gathering_in_parts_changes_nothing(monkeypatch):
     arguments = built, layers_of(built, "blocks"), image(2), maps, carried, Region(mask > 0, flow)
     whole = update_sparsely(*arguments)
     monkeypatch.setattr(partial, "GATHERED", 5000)
+    monkeypatch.setattr(partial, "ROWS", 1)
     assert_close(update_sparsely(*arguments), whole)
+
+
+def test_layers_computed_everywhere_change_nothing(monkeypatch):
+    built, mask = network(50), MASKS["a few"](2)
+    monkeypatch.setattr(partial, "BREAK_EVEN", 0)
+    for cache in ("blocks", "stages"):
+        sparse, dense, _, _ = updates(built, cache, mask)
+        assert_close(sparse, dense)
 
 
 @pytest.mark.parametrize(("side", "most"), [(2, 0.02), (8, 0.14), (12, 0.28), (27, 1.0)])

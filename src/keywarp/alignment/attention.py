@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from keywarp.alignment.correspondence import Aligner, Correspondence
+from keywarp.errors import UserError
 from keywarp.ops.neighbourhood import Offsets, affinity, dense_offsets, gather_sum, sparse_offsets
 from keywarp.structures import Features, Frame, Memory
 
@@ -110,6 +111,8 @@ class LocalAligner(AttentionAligner):
 
     def __init__(self, channels: int, *, displacement: int = 4, embedding: int | None = 256) -> None:
         super().__init__(channels, embedding)
+        if displacement < 0:
+            raise UserError(f"displacement must be 0 or more cells, got {displacement}; the paper has 2 to 5")
         self.offsets = self.neighbourhood(displacement)
 
     def attend(self, query: Tensor, key: Tensor) -> LocalAttention:
