@@ -215,5 +215,5 @@ class FrameResult:
 
 
 Targets = Sequence[Mapping[str, Tensor]]
-"""For each of N frames `boxes` `[M, 4]` xyxy in pixels of the network's input and `labels` `[M]` 0-based; for segmentation
-`mask` `[H, W]` int64 with 255 where no label is known."""
+"""For each of N frames `boxes` `[M, 4]` xyxy in pixels of the network's input and `labels` `[M]` 0-based; or `mask`
+`[H, W]` int64 with 255 where no label is known, for segmentation."""
