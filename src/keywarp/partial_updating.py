@@ -47,10 +47,11 @@ class PartialUpdater(Updater):
     (section 3.4). In evaluation the update goes layer by layer through the network (`networks.partial` defines it).
 
     cache: the layers. "blocks": every residual block is one, and the key frame keeps every block's input (ResNet-101 at
-    600 × 1000: 486 MB). "stages": every stage is one, and it keeps the stages' inputs (97 MB), but much of conv4 is then
-    recomputed around the active cells: a tenth of the area takes three times as long. sparse: only for the active cells; False computes every layer everywhere and mixes, the slow
-    definition. break_even: a frame with a larger share of active cells is recomputed as a whole, U = 1, which is
-    faster from there on (measured: docs/partial-updating.md); 1 = never.
+    600 × 1000: 486 MB). "stages": every stage is one, and it keeps the stages' inputs (97 MB), but much of conv4 is
+    then recomputed around the active cells: a tenth of the area takes three times as long.
+    sparse: compute only for the active cells; False computes every layer everywhere and mixes, the slow definition.
+    break_even: a frame with a larger share of active cells is recomputed as a whole, U = 1, which is faster from there
+    on (measured: docs/partial-updating.md); 1 = never.
     """
 
     def __init__(
