@@ -18,6 +18,7 @@ from keywarp.annotate import annotate, detect
 from keywarp.data.video import VideoSource, open_video
 from keywarp.data.video_writer import VideoWriter
 from keywarp.errors import InterruptedWorkError, UserError
+from keywarp.methods import METHODS
 from keywarp.model import TaskHead, VideoModel
 from keywarp.options import BoxOptions, RunOptions
 from keywarp.predictor import VideoPredictor
@@ -214,6 +215,21 @@ def test_a_killed_run_goes_on_to_the_same_end(clip, tmp_path, use, monkeypatch, 
         assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
     assert_same_video(tmp_path / "cut/street.mp4", tmp_path / "whole/street.mp4")
     assert not (tmp_path / "cut/.street.partial.jsonl").exists()
+
+
+def test_a_recursive_memory_is_filled_again(clip, tmp_path, use, monkeypatch):
+    torch.manual_seed(0)
+    tiny = {"backbone": "resnet-tiny", "num_classes": 2, "shorter": 64, "longer": 96, "flow": "flownet-tiny"}
+    use(METHODS["impression-d"](**tiny, interval=4, classes=("one", "two")).eval())
+    some = BoxOptions(threshold=0.3)
+    annotate([str(clip)], RunOptions(output=tmp_path / "whole", batch=3), some)
+    killed(monkeypatch, 17, [str(clip)], RunOptions(output=tmp_path / "cut", batch=3), some)
+    annotate([str(clip)], RunOptions(output=tmp_path / "cut", batch=3, resume=True), some)
+    whole, cut = (content(tmp_path / name / "street.json")["annotations"] for name in ("whole", "cut"))
+    assert len(whole) > FRAMES
+    assert len(cut) == len(whole)
+    for ours, theirs in zip(cut, whole, strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
 
 
 def test_the_adaptive_case_above_is_adaptive(clip):

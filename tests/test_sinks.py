@@ -57,7 +57,7 @@ def test_journal_counts_what_it_holds_also_when_opened_again(tmp_path):
     journal.close(remove=False)
     again = Journal(tmp_path / "j", HEADER)
     assert again.stored == again.count == journal.count == 5
-    assert again.last_key == 4
+    assert again.keys[-1] == 4
     assert again.key_frames == 2
     assert again.detections == journal.detections == {"person": 5, "bicycle": 2}
     assert (again.codec_frames, again.frames_without_motion) == (1, 1)

@@ -153,11 +153,13 @@ class Run:
         """Do the work, yielding after each frame: stored results are drawn again, the network does the rest.
 
         The network starts again at the last key frame and, where key frames lie inside their segments, the frames of
-        its segment before it; so every key frame falls where it would have without the interruption.
+        its segment before it; so every key frame falls where it would have without the interruption. A memory that
+        gathers over key frames is filled anew from several of them.
         """
         journal, batch = outputs.journal, 1 if video.is_live else self.options.batch
         predictor = VideoPredictor(_timed(self.model, timer), batch=batch)
-        restart = max((journal.last_key or 0) - self.model.scheduler.latency, 0)
+        first = 0 if self.model.aggregator is not None else -1
+        restart = max((journal.keys[first] if journal.keys else 0) - self.model.scheduler.latency, 0)
         stored = outputs.stored()
         waiting: deque[VideoFrame] = deque()  # without a result: at most the batch and the scheduler's latency
         chunk: list[VideoFrame] = []

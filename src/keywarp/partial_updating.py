@@ -47,11 +47,12 @@ class PartialUpdater(Updater):
     (section 3.4). In evaluation the update goes layer by layer through the network (`networks.partial` defines it).
 
     cache: the layers. "blocks": every residual block is one, and the key frame keeps every block's input (ResNet-101 at
-    600 × 1000: 460 MB). "stages": every stage is one, and it keeps the stages' inputs (96 MB), but nearly all of conv4
-    is then recomputed. sparse: only for the active cells; False computes every layer everywhere and mixes, the slow
-    definition. break_even: a frame with a larger share of active cells is recomputed as a whole, U = 1, which is
-    faster from there on (measured: docs/partial-updating.md); 1 = never. at_inference: False trains alike and updates
-    nothing in evaluation (001's method c1).
+    600 × 1000: 486 MB). "stages": every stage is one, and it keeps the stages' inputs (97 MB), but much of conv4 is
+    then recomputed around the active cells: a tenth of the area takes three times as long.
+    sparse: compute only for the active cells; False computes every layer everywhere and mixes, the slow definition.
+    break_even: a frame with a larger share of active cells is recomputed as a whole, U = 1, which is faster from there
+    on (measured: docs/partial-updating.md); 1 = never.
+    at_inference: False trains alike and updates nothing in evaluation (001's method c1).
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class PartialUpdater(Updater):
             mask = _forced(mask)
             (own,) = network(current.image)
             return (mask * own + (1 - mask) * carried,), mask  # Eq. 6
-        share = mask.mean(dim=(1, 2, 3))
+        share = mask.mean(dim=(1, 2, 3), dtype=torch.float32)
         mask = torch.where((share > self.break_even).view(-1, 1, 1, 1), 1, mask)
         return (self._updated(network, mask, carried, current, reference, correspondence.flow),), mask
 
@@ -107,7 +108,7 @@ class PartialUpdater(Updater):
     ) -> Tensor:
         """The updated features; whole frames by the network itself, frames without active cells not at all."""
         assert reference.layers is not None, "the key frame was computed in training mode"
-        share = mask.mean(dim=(1, 2, 3))
+        share = mask.mean(dim=(1, 2, 3), dtype=torch.float32)
         whole, partly = (share == 1).nonzero()[:, 0], ((share > 0) & (share < 1)).nonzero()[:, 0]
         features = carried.clone()
         if len(whole):

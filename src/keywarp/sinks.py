@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -69,11 +69,16 @@ def to_detections(record: Record) -> Detections:
     )
 
 
+RECALL = 12
+"""Key frames that an interrupted run with a recursive memory goes back; what lies further back has faded below 1e-3."""
+
+
 class Journal:
     """The finished frames of one video, a line of JSON each, after a line that says what they belong to.
 
     count, key_frames, detections (by class), fallbacks (shares of missing codec motion, summed; and frames that had
-    none at all): of all the lines. last_key: the last key frame. stored: lines that were there when it was opened.
+    none at all): of all the lines. keys: the last key frames, at most `RECALL`. stored: lines that were there when it
+    was opened.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -82,7 +87,7 @@ class Journal:
         self.count = self.key_frames = self.codec_frames = self.frames_without_motion = 0
         self.fallback = 0.0
         self.detections: Counter[str] = Counter()
-        self.last_key: int | None = None
+        self.keys: deque[int] = deque(maxlen=RECALL)
         try:
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
         except OSError as error:
@@ -127,7 +132,7 @@ class Journal:
         self.count += 1
         if record["key"]:
             self.key_frames += 1
-            self.last_key = record["image_id"]
+            self.keys.append(record["image_id"])
         self.detections.update(found["category"] for found in record.get("detections", ()))
         if (share := record.get("flow_fallback")) is not None:
             self.codec_frames += 1
