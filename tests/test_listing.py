@@ -3,7 +3,7 @@ import json
 import pytest
 
 from keywarp.cli import main
-from keywarp.listing import speedup
+from keywarp.listing import pair_costs, speedup
 from keywarp.methods import METHODS
 from keywarp.published import PUBLISHED
 
@@ -42,6 +42,13 @@ def test_models_as_json(capsys):
     latencies = {"dff": 0, "thp-c3": 0, "impression-d": 5, "psla-c": 4, "fgfa": 10, "iff-e": 10}
     assert {name: by_name[name]["latency_frames"] for name in latencies} == latencies
     assert by_name["psla-c"]["published"]["mean_ap"] == 77.1
+
+
+def test_iff_modules_cost_little_for_each_pair():
+    costs = pair_costs()
+    assert costs["FlowNet"][0] + costs["FlowNet"][1] == pytest.approx(12.9, abs=0.5)
+    assert costs["IFF basic"][1] == 0
+    assert costs["IFF advanced"][1] < 0.1 * costs["FlowNet"][1]
 
 
 def test_every_method_has_its_published_row():

@@ -13,13 +13,17 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from keywarp.alignment.correspondence import Aligner
+from keywarp.alignment.feature_flow import AdvancedFeatureFlow, BasicFeatureFlow
+from keywarp.alignment.flownet import FLOW_NETWORKS
 from keywarp.methods import METHODS, dff, rfcn
 from keywarp.model import VideoModel, frame_of
 from keywarp.partial_updating import PartialUpdater
 from keywarp.published import PUBLISHED, Published
-from keywarp.structures import Frame, Step
+from keywarp.structures import Frame, Memory, Step
 
 SIZE = (600, 1000)
+WINDOW_RADIUS = 10
 INTERVAL = 10
 """Taken for adaptive key frames."""
 
@@ -118,6 +122,30 @@ def rows() -> Iterator[Cost]:
         yield cost(f"{name} without embeddings", partial(METHODS[name], embedding=None))
 
 
+def pair_costs() -> dict[str, tuple[float, float]]:
+    """10^9 multiply-accumulates of relating a frame to one of its window, at 600×1000: once a frame, and for each pair.
+
+    Of IFF-Net's modules (000, Table 5) and of the flow networks; without the warp and the sum, which are alike for all.
+    """
+    costs = {}
+    with torch.device("meta"):
+        image, features = torch.zeros(1, 3, *SIZE), (torch.zeros(1, 1024, 38, 63),)
+        networks: dict[str, Aligner] = {
+            "IFF basic": BasicFeatureFlow(),
+            "IFF advanced": AdvancedFeatureFlow(),
+            "FlowNet": FLOW_NETWORKS["flownet-s"](None),
+            "FlowNet-C": FLOW_NETWORKS["flownet-c"](None),
+        }
+        for name, network in networks.items():
+            work = network.remember(Frame(image, features=features))
+            frame = Frame(image, features=features, work=work)
+            once = gmac(lambda network=network, frame=frame: network.remember(frame))  # type: ignore[misc]
+            memory = Memory(image, features, work=work)
+            each = gmac(lambda network=network, frame=frame, memory=memory: network(memory, frame))  # type: ignore[misc]
+            costs[name] = (once, each)
+    return costs
+
+
 def print_models(as_json: bool = False) -> None:
     """The list on standard output, as a table or as JSON."""
     table = list(rows())
@@ -153,6 +181,11 @@ def print_models(as_json: bool = False) -> None:
         )
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(grid)
+    window = 2 * WINDOW_RADIUS
+    for name, (once, each) in pair_costs().items():
+        console.print(
+            f"{name}: {once:.2f} GMAC a frame, {each:.2f} a pair, {once + window * each:.1f} for {window} pairs"
+        )
     console.print("With weights, for --model: " + ", ".join(with_weights()) + ", and any torchvision/NAME")
     console.print("demo: trained on synthetic shapes (disc, square, triangle, star); of no use on real video")
 
