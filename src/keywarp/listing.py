@@ -24,6 +24,8 @@ from keywarp.structures import Frame, Memory, Step
 
 SIZE = (600, 1000)
 WINDOW_RADIUS = 10
+SFF_LATENCY = 2
+"""With key frames in the middle of every five, `wrap`'s default."""
 INTERVAL = 10
 """Taken for adaptive key frames."""
 
@@ -36,14 +38,14 @@ class Cost:
     of a key and of a non-key frame at 600×1000 (convolutions and matrix products; None where every frame is a key
     frame; of a window, all that a frame costs). Partial updating is counted at no area updated. predicted_speedup: over
     the same network on every frame, as in Eq. 7. latency_frames: how many frames a result trails behind its frame.
-    published: what the paper says.
+    published: what the paper says. A wrapped detector's cost is the detector's own: None.
     """
 
     name: str
-    parameters_mi: float
-    gmac_key: float
+    parameters_mi: float | None
+    gmac_key: float | None
     gmac_non_key: float | None
-    predicted_speedup: float
+    predicted_speedup: float | None
     latency_frames: int
     published: Published | None = None
 
@@ -105,8 +107,8 @@ def cost(name: str, build: Callable[[], VideoModel]) -> Cost:
 def rows() -> Iterator[Cost]:
     """Every method, then variants: backbones, flow networks, deformable layers, split points, embeddings."""
     for name, build in METHODS.items():
-        if name != "sff":
-            yield replace(cost(name, build), published=PUBLISHED[name])
+        row = Cost(name, None, None, None, None, SFF_LATENCY) if name == "sff" else cost(name, build)
+        yield replace(row, published=PUBLISHED[name])
     for backbone in ("resnet-18", "resnet-34", "resnet-50"):
         yield cost(f"rfcn {backbone}", partial(rfcn, backbone))
         for flow in ("flownet-s", "flownet-half", "flownet-inception"):
@@ -169,13 +171,12 @@ def print_models(as_json: bool = False) -> None:
     for column in ("frames/s", "in the paper"):
         grid.add_column(column, no_wrap=True)
     for row in table:
-        non_key = "–" if row.gmac_non_key is None else f"{row.gmac_non_key:.2f}"
         grid.add_row(
             row.name,
-            f"{row.parameters_mi:.2f}",
-            f"{row.gmac_key:.1f}",
-            non_key,
-            f"{row.predicted_speedup:.2f}",
+            _cell(row.parameters_mi, 2),
+            _cell(row.gmac_key, 1),
+            _cell(row.gmac_non_key, 2),
+            _cell(row.predicted_speedup, 2),
             str(row.latency_frames),
             *_reported(row.published),
         )
@@ -188,6 +189,10 @@ def print_models(as_json: bool = False) -> None:
         )
     console.print("With weights, for --model: " + ", ".join(with_weights()) + ", and any torchvision/NAME")
     console.print("demo: trained on synthetic shapes (disc, square, triangle, star); of no use on real video")
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _reported(published: Published | None) -> tuple[str, str, str]:
