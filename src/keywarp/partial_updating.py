@@ -50,8 +50,8 @@ class PartialUpdater(Updater):
     600 × 1000: 486 MB). "stages": every stage is one, and it keeps the stages' inputs (97 MB), but much of conv4 is
     then recomputed around the active cells: a tenth of the area takes three times as long.
     sparse: compute only for the active cells; False computes every layer everywhere and mixes, the slow definition.
-    break_even: a frame with a larger share of active cells is recomputed as a whole, U = 1; 1 = never. In part is slower
-    above 0.55 for ResNet-18 and above 0.7 for ResNet-101 (docs/partial-updating.md).
+    break_even: a frame with a larger share of active cells is recomputed as a whole, U = 1; 1 = never. In part is
+    slower above about 0.5 for ResNet-18 and 0.7 for ResNet-101 (docs/partial-updating.md).
     at_inference: False trains alike and updates nothing in evaluation (001's method c1).
     """
 
