@@ -54,14 +54,9 @@ def layers_of(network: ResNet, cache: str) -> list[nn.Sequential]:
     return layers if isinstance(network.reduction, nn.Identity) else [*layers, nn.Sequential(network.reduction)]
 
 
-def stem(network: ResNet, image: Tensor) -> Tensor:
-    """The first layer's output `[N, C, h, w]` at stride 4."""
-    return network.maxpool(F.relu(network.bn1(network.conv1(_normalised(network, image)))))
-
-
 def run_layers(network: ResNet, image: Tensor, cache: str) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The features `[K, C, h, w]`, and the maps F_k^(n) that the layers after the stem read, channels-last."""
-    maps = [stem(network, image)]
+    maps = [network.stem(image)]
     for layer in layers_of(network, cache):
         maps.append(layer(maps[-1]))
     *read, features = (x.contiguous(memory_format=torch.channels_last) for x in maps)
@@ -121,7 +116,7 @@ def update_densely(
 
     image: `[N, 3, H, W]`. maps: of the key frame(s), `[K, C, h, w]` each (`run_layers`). carried: the warped features.
     """
-    x = stem(network, image)
+    x = network.stem(image)
     for layer, key in zip(layers, maps, strict=True):
         size = _size(key)
         x = layer(torch.where(on.mask(size), x, warp(key, on.flow(size))))
@@ -249,7 +244,7 @@ def _corners(cells: Tensor, flow: Tensor, keys: int) -> tuple[Tensor, Tensor]:
 def _stem_rows(network: ResNet, image: Tensor, on: Region, size: Size) -> Tensor:
     """The stem's output at its active cells, `[A, C]`."""
     kernel, stride, padding, _ = geometry = _geometry(network.conv1)
-    x = F.pad(_normalised(network, image), (padding,) * 4).permute(0, 2, 3, 1).contiguous()
+    x = F.pad(network.normalised(image), (padding,) * 4).permute(0, 2, 3, 1).contiguous()
     N, H, W, C = x.shape
     inner = _size_after((image.shape[-2], image.shape[-1]), geometry)
     read = _reads(on.cells(size), (3, 2, 1, 1), size, inner)  # by the pool
@@ -325,10 +320,6 @@ def _unravel(cells: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
     """Frame, y and x of each cell."""
     h, w = size
     return cells // (h * w), cells // w % h, cells % w
-
-
-def _normalised(network: ResNet, image: Tensor) -> Tensor:
-    return (image.to(network.mean.dtype) - network.mean) / network.std
 
 
 def _size(x: Tensor) -> Size:

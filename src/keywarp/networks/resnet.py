@@ -100,18 +100,24 @@ class ResNet(FeatureNetwork):
 
     def forward(self, image: Tensor) -> Features:
         """One level `[N, channels, ceil(H/16), ceil(W/16)]` of images `[N, 3, H, W]`, RGB 0…255."""
-        x = (image.to(self.mean.dtype) - self.mean) / self.std
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        return (self.reduction(self.layer4(self.layer3(self.layer2(self.layer1(x))))),)
+        x = self.layer2(self.layer1(self.stem(image)))
+        return (self.reduction(self.layer4(self.layer3(x))),)
+
+    def stem(self, image: Tensor) -> Tensor:
+        """What the first stage reads, at stride 4."""
+        return self.maxpool(F.relu(self.bn1(self.conv1(self.normalised(image)))))
+
+    def normalised(self, image: Tensor) -> Tensor:
+        """The image as the first convolution reads it."""
+        return (image.to(self.mean.dtype) - self.mean) / self.std
 
     def low(self, image: Tensor) -> Features:
         """One level, the output of conv4's fourth block (res4b3 of ResNet-101; 002, section 3.5), on the same cells.
 
         Of a ResNet with fewer blocks in conv4, the output of its last but one at most.
         """
-        x = (image.to(self.mean.dtype) - self.mean) / self.std
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        return (self.layer3[: self.low_blocks](self.layer2(self.layer1(x))),)
+        x = self.layer2(self.layer1(self.stem(image)))
+        return (self.layer3[: self.low_blocks](x),)
 
     @property
     def low_blocks(self) -> int:
