@@ -30,7 +30,7 @@ from keywarp.partial_updating import CACHES, PartialUpdater
 from keywarp.structures import Frame, Memory
 from keywarp.transform import ImageTransform
 
-SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.54, 0.7, 1.0)
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.54, 0.6, 1.0)
 GAP = 5
 
 

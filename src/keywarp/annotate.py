@@ -20,6 +20,7 @@ from typing import Any, cast
 import av
 import torch
 
+from keywarp.allocation import keep_freed_memory
 from keywarp.data.video import VideoSource, expand_sources, is_live_address, open_video
 from keywarp.errors import InterruptedWorkError, UserError, unknown
 from keywarp.model import VideoModel
@@ -58,6 +59,8 @@ def annotate(sources: Sequence[str], options: RunOptions, boxes: BoxOptions | No
     """
     from keywarp import loading
 
+    if options.keep_memory:
+        keep_freed_memory()
     task = "segment" if boxes is None else "detect"
     found = expand_sources(sources)
     folder = options.output or Path("runs") / task

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from keywarp.alignment.flownet import FLOW_NETWORKS
+from keywarp.allocation import keep_freed_memory
 from keywarp.data.video import open_video
 from keywarp.doctor import cpu_name
 from keywarp.errors import UserError, unknown
@@ -197,6 +198,7 @@ def benchmark(
     threads: int = 1,
     batch: int = 8,
     device: str = "auto",
+    keep_memory: bool = False,
     output: Path | None = None,
 ) -> list[Row]:
     """Measure, print a table, and write JSON to `output` if given.
@@ -205,6 +207,7 @@ def benchmark(
     1 = live. rounds: after one round that is thrown away.
     """
     torch.set_num_threads(threads)
+    kept = keep_memory and keep_freed_memory()
     clock = time.process_time if threads == 1 and not torch.cuda.is_available() else time.perf_counter
     entries = candidates(models, flows, intervals, radii, backbone, device)
     with open_video(video, stop=max(*intervals, *radii, 1) + 1, motion="codec" in flows) as source:
@@ -226,6 +229,7 @@ def benchmark(
         "batch": batch,
         "clock": "CPU time" if clock is time.process_time else "wall time",
         "rounds": rounds,
+        "freed memory": "kept" if kept else "returned",
         "torch": torch.__version__,
         "machine": f"{cpu_name()}, {os.cpu_count()} cores",
     }
