@@ -103,9 +103,7 @@ def benchmark(
     threads: Annotated[int, Parameter(help="1: CPU time is measured; more: wall time")] = 1,
     batch: Annotated[int, Parameter(help="non-key frames computed together; 1 = live")] = 8,
     device: str = "auto",
-    keep_memory: Annotated[
-        bool, Parameter(help="keep freed memory: faster on the CPU, with glibc")
-    ] = False,
+    keep_memory: Annotated[bool, Parameter(help="keep freed memory: faster on the CPU, with glibc")] = False,
     output: Annotated[Path | None, Parameter(help="also write the figures to this JSON file")] = None,
 ) -> None:
     """Measure how much faster key frames make a model, interleaved with the same model on every frame."""

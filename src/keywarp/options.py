@@ -29,9 +29,7 @@ class RunOptions:
     weights: Annotated[str | None, Parameter(help="weight file")] = None
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1 …")] = "auto"
     half: Annotated[bool, Parameter(help="half precision, on CUDA")] = False
-    keep_memory: Annotated[bool, Parameter(help="keep freed memory: faster on the CPU, with glibc")] = (
-        False
-    )
+    keep_memory: Annotated[bool, Parameter(help="keep freed memory: faster on the CPU, with glibc")] = False
     batch: Annotated[int, Parameter(help="frames computed together; a live source always takes 1")] = 8
     frames: Annotated[str | None, Parameter(help="A:B, only frames A to B − 1; either may be left out")] = None
     stride: Annotated[int, Parameter(help="only every so many frames")] = 1
