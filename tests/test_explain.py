@@ -8,7 +8,7 @@ import torch
 from keywarp import methods
 from keywarp.aggregation import EqualAggregator
 from keywarp.cli import main
-from keywarp.explain import explained, plan
+from keywarp.explain import drawn, explained, plan
 from keywarp.model import VideoModel
 from keywarp.predictor import VideoPredictor
 from keywarp.scheduling import AdaptiveInterval, FixedInterval, Scheduler, SegmentCentre, SlidingWindow
@@ -175,3 +175,9 @@ def test_mistakes(capsys, arguments, message):
     assert captured.out == ""
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", sorted(methods.METHODS))
+def test_every_method_is_explained(name):
+    picture = drawn(explained(name, frames=5))
+    assert ElementTree.fromstring(picture).tag == f"{SVG}svg"

@@ -7,10 +7,6 @@ from keywarp.methods import METHODS
 from keywarp.plans import SINGLE
 from test_papers import TINY, tiny_flow
 
-FAMILIES = ["rfcn", "dff", "fgfa", "thp-c3", "impression-c", "impression-d", "psla-a", "psla-c", "iff-a", "iff-c"]
-RIVALS = ["iff-h", "psla-nonlocal-f", "psla-matchtrans-f", "psla-dense-f"]
-
-
 SMALL_ANCHORS = {"anchor_scales": (1, 1.5, 2)}
 """They fit into the images here."""
 
@@ -54,7 +50,7 @@ def test_every_parameter_gets_a_gradient(name):
     assert ("transformation_residual" in losses) == (name.startswith("iff") and name != "iff-a")
 
 
-@pytest.mark.parametrize("name", FAMILIES + RIVALS)
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"sff"}))
 def test_resnet_101_trains(name):
     torch.manual_seed(0)
     model = alive(METHODS[name](num_classes=3, **SMALL_ANCHORS))

@@ -155,10 +155,10 @@ def explained(method: str, *, interval: int | None = None, radius: int | None = 
             arguments[name] = value
     with torch.device("meta"):  # the parts without their weights
         if "detector" in takes:
-            stand_in = rfcn("resnet-tiny")
+            stand_in = rfcn("resnet-18")
             arguments["detector"] = Parts(stand_in.feature_network, stand_in.head, stand_in.transform, ())
         else:
-            arguments["backbone"] = "resnet-tiny"
+            arguments["backbone"] = "resnet-18"
         model = build(**arguments)
     steps = plan(model.scheduler, frames)
     joins_keys = model.aggregator is not None and any(step.is_key and step.references for step in steps)
