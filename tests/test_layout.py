@@ -25,6 +25,7 @@ ROWS = [
         "annotate",
         "doctor",
         "explain",
+        "training",
     },
     {"cli", "__main__"},
 ]

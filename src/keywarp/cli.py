@@ -22,6 +22,9 @@ app = App(
     result_action="return_value",
 )
 
+data = App(name="data", help="Annotated videos: make them, check them, convert them.")
+app.command(data)
+
 RUN, BOXES = RunOptions(), BoxOptions()  # the defaults
 
 Sources = Annotated[
@@ -123,6 +126,67 @@ def benchmark(
         keep_memory=keep_memory,
         output=output,
     )
+
+
+@data.command
+def synthesize(
+    output: Path,
+    *,
+    size: Annotated[str, Parameter(help="tiny (seconds), small (minutes) or full")] = "small",
+    seed: Annotated[int, Parameter(help="the same seed makes the same videos")] = 0,
+    flow: Annotated[bool, Parameter(help="also the exact flow of every frame to the one before")] = False,
+    masks: Annotated[bool, Parameter(help="also the class of every pixel, for segmentation")] = False,
+    font: Annotated[Path | None, Parameter(help="a colour emoji font; default: the system's")] = None,
+    workers: Annotated[int | None, Parameter(help="processes; default: the machine's cores")] = None,
+) -> None:
+    """Make a synthetic video benchmark: ImageNet VID's 30 classes as moving pictures, with exact boxes and tracks."""
+    from keywarp.data.synthesize import synthesize
+
+    synthesize(output, size=size, seed=seed, flow=flow, masks=masks, font=font, workers=workers)
+
+
+@data.command(name="synthesize-pairs")
+def synthesize_pairs(
+    output: Path,
+    *,
+    pairs: Annotated[int, Parameter(help="how many; every tenth is held out")] = 2000,
+    seed: int = 0,
+    size: Annotated[tuple[int, int], Parameter(help="height and width in pixels")] = (192, 256),
+    font: Annotated[Path | None, Parameter(help="a colour emoji font; default: the system's")] = None,
+    workers: Annotated[int | None, Parameter(help="processes; default: the machine's cores")] = None,
+) -> None:
+    """Make frame pairs with exact flow, laid out like Flying Chairs, to pre-train flow networks on."""
+    from keywarp.data.synthesize import synthesize_pairs
+
+    synthesize_pairs(output, pairs=pairs, seed=seed, size=size, font=font, workers=workers)
+
+
+@data.command
+def check(
+    dataset: str,
+    *,
+    split: Annotated[str, Parameter(help="train, val, test; all: every one that is there")] = "all",
+    sheet: Annotated[Path | None, Parameter(help="where the contact sheet goes")] = None,
+    json: Annotated[bool, Parameter(help="as JSON")] = False,
+) -> int:
+    """Look a data set through: counts, broken files, wrong boxes, missing frames, classes, and a contact sheet."""
+    from keywarp.data.checking import check
+
+    return check(dataset, split=split, sheet=sheet, as_json=json)
+
+
+@data.command
+def convert(
+    dataset: str,
+    output: Path,
+    *,
+    to: Annotated[str, Parameter(help="coco-vid, youtube-vis, mot, csv or imagenet-vid")] = "coco-vid",
+    split: Annotated[str, Parameter(help="train, val, test; all: every one that is there")] = "all",
+) -> None:
+    """Write a data set in another format; videos are not touched, their paths are kept or linked to."""
+    from keywarp.data.converting import convert
+
+    convert(dataset, output, to=to, split=split)
 
 
 @app.command

@@ -1,0 +1,1 @@
+"""From annotated videos to weights."""
