@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from keywarp import __version__
 from keywarp.errors import InterruptedWorkError, UserError
-from keywarp.options import BoxOptions, RunOptions
+from keywarp.options import BoxOptions, RunOptions, TrainOptions
 
 app = App(
     name="keywarp",
@@ -55,6 +55,17 @@ def segment(source: Sources, run: RunOptions = RUN) -> int:
     from keywarp.annotate import annotate
 
     return annotate(source, run)
+
+
+@app.command
+def train(method: str, options: TrainOptions) -> None:
+    """Train a method on annotated videos: a weight file that `detect` takes, checkpoints and a log.
+
+    Under `torchrun --nproc-per-node N -m keywarp train …` on several GPUs or machines.
+    """
+    from keywarp.training.train import train
+
+    train(method, options)
 
 
 @app.command

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from keywarp.errors import UserError
+from keywarp.errors import UserError, unknown
 
 
 @Parameter(name="*")
@@ -76,3 +76,53 @@ class BoxOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise UserError(f"--threshold must be 0 to 1, got {self.threshold:g}")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What a user can ask of `train`. What is left out is the recipe's."""
+
+    data: Annotated[
+        tuple[str, ...], Parameter(help="data sets, FOLDER or FOLDER:SPLIT; several are mixed", consume_multiple=True)
+    ]
+    val: Annotated[str | None, Parameter(help="validated on; default: the split val of the first data set")] = None
+    val_videos: Annotated[int | None, Parameter(help="only so many of its videos")] = None
+    recipe: Annotated[str | None, Parameter(help="a name, or FILE.py:FUNCTION; default: the method's paper")] = None
+    output: Annotated[Path, Parameter(help="folder of weights, checkpoints and logs")] = Path("runs/train")
+    resume: Annotated[bool, Parameter(help="go on with an interrupted run")] = False
+    init: Annotated[str | None, Parameter(help="a weight file to start from, of this method or a part of it")] = None
+    init_backbone: Annotated[str | None, Parameter(help="imagenet (downloads), or a weight file")] = None
+    init_flow: Annotated[str | None, Parameter(help="a flow network's weight file, of `keywarp train-flow`")] = None
+    backbone: Annotated[str | None, Parameter(help="feature network")] = None
+    flow: Annotated[str | None, Parameter(help="flow network")] = None
+    interval: Annotated[int | None, Parameter(help="key frame duration l, of which clips are drawn")] = None
+    shorter: Annotated[int | None, Parameter(help="shorter side of the network's input, pixels")] = None
+    longer: Annotated[int | None, Parameter(help="its longer side at most")] = None
+    task: Annotated[str, Parameter(help="detection or segmentation")] = "detection"
+    steps: Annotated[int | None, Parameter(help="the recipe's course in so many steps")] = None
+    images_per_step: Annotated[int | None, Parameter(help="over all processes; the learning rate is scaled")] = None
+    rate: Annotated[float | None, Parameter(help="learning rate per image")] = None
+    accumulate: Annotated[int | None, Parameter(help="parts that a step's images are computed in")] = None
+    clip_norm: Annotated[float | None, Parameter(help="largest norm of the gradient")] = None
+    precision: Annotated[str | None, Parameter(help="32 or bf16")] = None
+    ema: Annotated[float | None, Parameter(help="decay of a running mean of the weights; 0 = none")] = None
+    validate_every: Annotated[int | None, Parameter(help="steps")] = None
+    save_every: Annotated[int | None, Parameter(help="steps between checkpoints")] = None
+    patience: Annotated[int | None, Parameter(help="stop after so many validations without a better one")] = None
+    seed: int | None = None
+    workers: Annotated[int, Parameter(help="processes that read data; 0 = none")] = 1
+    threads: Annotated[int | None, Parameter(help="threads of the networks on the CPU")] = None
+    device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise UserError("--data must name a data set; `keywarp data synthesize FOLDER` makes one")
+        if self.task not in ("detection", "segmentation"):
+            raise unknown("task", self.task, ("detection", "segmentation"))
+        if self.precision not in (None, "32", "bf16"):
+            raise unknown("precision", self.precision, ("32", "bf16"))
+        if self.workers < 0 or (self.val_videos is not None and self.val_videos < 1):
+            raise UserError(
+                f"--workers must be 0 or more and --val-videos 1 or more, got {self.workers}, {self.val_videos}"
+            )

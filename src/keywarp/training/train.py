@@ -1,0 +1,176 @@
+"""`keywarp train`: from a method's name, data and a recipe to a weight file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from keywarp.data.datasets import VideoDataset
+from keywarp.data.reading import open_dataset, splits
+from keywarp.errors import UserError, unknown
+from keywarp.loading import options_of
+from keywarp.methods import METHODS
+from keywarp.model import VideoModel
+from keywarp.networks.pretrained import load_backbone
+from keywarp.networks.resnet import freeze
+from keywarp.networks.weight_files import load_weights, read_description, read_state_dict, save_model
+from keywarp.options import TrainOptions
+from keywarp.training.clips import TrainingClips, collate
+from keywarp.training.config import FIELDS, TrainConfig
+from keywarp.training.loop import Run, fit
+from keywarp.training.processes import Processes
+from keywarp.training.recipes import recipe
+from keywarp.training.tasks import VideoTask
+from keywarp.training.validation import validation
+
+
+def train(method: str, options: TrainOptions) -> None:
+    """Train a method as the options say; weights, checkpoints and logs go to `options.output`."""
+    if method not in METHODS or method == "sff":
+        raise unknown("method to train", method, [name for name in METHODS if name != "sff"])
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    processes = Processes(options.device)
+    config = configured(recipe(options.recipe, method, options.task), options)
+    prepare(options.output, options.resume)
+    datasets = [open_dataset(*split_of(address)) for address in options.data]
+    held_out = _held_out(options, datasets)
+    torch.manual_seed(config.seed)
+    model = build(method, config, options, datasets)
+    run = Run(
+        task=VideoTask(model),
+        samples=TrainingClips(datasets, model.training_plan, model.transform, config),
+        collate=collate,
+        config=config,
+        folder=options.output,
+        save=saving(model, options.output, config, options.data),
+        validate=None if held_out is None else validation(held_out, processes, videos=options.val_videos),
+        workers=options.workers,
+        resume=options.resume,
+        processes=processes,
+    )
+    if processes.rank == 0:
+        say(f"{method} on {', '.join(options.data)}: {sum(len(d.videos) for d in datasets)} videos, {trained(model)}")
+        say(plan_of(config))
+    fit(run)
+
+
+def configured(config: TrainConfig, options: Any) -> TrainConfig:
+    """The recipe with what the user gave in its place."""
+    if options.steps is not None:
+        config = config.shortened(options.steps)
+    given = {"rate_per_image": options.rate} | {
+        name: getattr(options, name) for name in FIELDS & set(vars(options)) if name not in ("steps", "shorter")
+    }
+    return replace(config, **{name: value for name, value in given.items() if value is not None})
+
+
+def prepare(folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds another run; a run can only be resumed where there is a checkpoint."""
+    has_run = (folder / "last.ckpt").exists() or (folder / "model.safetensors").exists()
+    if has_run and not resume:
+        raise UserError(f"{folder} holds a training run; --resume goes on with it, or give another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def split_of(address: str) -> tuple[str, str]:
+    """Data set and split of FOLDER or FOLDER:SPLIT; by default train, or all where there are no splits."""
+    folder, colon, split = address.rpartition(":")
+    if colon and folder and "/" not in split and "\\" not in split:
+        return folder, split
+    return address, "all" if splits(address) == ("all",) else "train"
+
+
+def _held_out(options: TrainOptions, datasets: Sequence[VideoDataset]) -> VideoDataset | None:
+    if options.val is not None:
+        folder, split = split_of(options.val)
+        held_out = open_dataset(folder, "val" if split == "train" and ":train" not in options.val else split)
+    else:
+        folder, _ = split_of(options.data[0])
+        if "val" not in splits(folder):
+            return None
+        held_out = open_dataset(folder, "val")
+    if held_out.classes != datasets[0].classes:
+        raise UserError(f"{held_out.name} has other classes than {datasets[0].name}; `keywarp data check` lists them")
+    return held_out
+
+
+def build(method: str, config: TrainConfig, options: TrainOptions, datasets: Sequence[VideoDataset]) -> VideoModel:
+    """The model for these data sets, filled from the files that the user names, fixed where the recipe says so.
+
+    Its arguments are the recipe's, in their place those of the file that it starts from, in theirs the user's.
+    """
+    classes = datasets[0].mask_classes if options.task == "segmentation" else datasets[0].classes
+    for other in datasets[1:]:
+        if (other.mask_classes if options.task == "segmentation" else other.classes) != classes:
+            raise UserError(f"{other.name} and {datasets[0].name} have other classes; convert one of them")
+    if not classes:
+        raise UserError(f"{datasets[0].name} has no masks to learn segmentation from; leave --task out")
+    started = {} if options.init is None else read_description(options.init)["arguments"]
+    given = {name: getattr(options, name) for name in ("backbone", "flow", "interval", "shorter", "longer")}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if name not in options_of(method):
+            raise UserError(f"method {method} has no {name}; leave --{name} out")
+    task = {"task": options.task} if options.task != "detection" else {}
+    arguments = {k: v for k, v in (dict(config.model) | started).items() if k in options_of(method)} | given | task
+    model = METHODS[method](**(arguments | {"num_classes": len(classes), "classes": classes}))
+    _fill(model, options)
+    if config.frozen_norms:
+        freeze(model, stages=config.frozen_stages)
+    return model.train()
+
+
+def _fill(model: VideoModel, options: TrainOptions) -> None:
+    """Weights from the files: the whole, then the backbone's, then the flow network's."""
+    if options.init is not None:
+        parts = {name.split(".")[0] for name in read_state_dict(options.init)}
+        # A richer model takes what the file has; parts that only one of the two has start anew, or are left out.
+        differing = parts ^ {name for name, _ in model.named_children()}
+        load_weights(model, options.init, ignore=tuple(f"{part}." for part in differing))
+    if options.init_backbone is not None:
+        load_backbone(model.feature_network, options.init_backbone)
+    if options.init_flow is not None:
+        from keywarp.training.train_flow import load_flow
+
+        load_flow(model.aligner, options.init_flow)
+
+
+def trained(model: nn.Module) -> str:
+    """What of the model trains, for the first line."""
+    total = sum(p.numel() for p in model.parameters())
+    moving = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return f"{moving / 2**20:.2f} of {total / 2**20:.2f} Mi parameters train"
+
+
+def plan_of(config: TrainConfig) -> str:
+    """The learning rate and how it comes about."""
+    course = "a cosine to 0" if config.cosine else f"divided by 10 after {', '.join(map(str, config.drops)) or 'never'}"
+    return (
+        f"{config.steps} steps of {config.images_per_step} images; learning rate {config.rate:g} = "
+        f"{config.rate_per_image:g} × {config.images_per_step} images a step, {course}; warm-up {config.warmup} steps"
+    )
+
+
+def saving(model: VideoModel, folder: Path, config: TrainConfig, data: Sequence[str]) -> Any:
+    """A function that writes the model's weights with everything that is needed to use and to repeat them."""
+
+    def save(network: nn.Module, name: str, measures: dict[str, float], step: int) -> None:
+        path = folder / f"{name}.safetensors"
+        about = model.description | {"classes": list(model.classes), "metrics": measures}
+        about["training"] = {"data": list(data), "step": step, "config": config.to_json()}
+        digest = save_model(path, network, about)
+        say(f"{path}: SHA-256 {digest}")
+
+    return save
+
+
+def say(line: str) -> None:
+    """A line on standard error."""
+    Console(stderr=True).print(line, soft_wrap=True, highlight=False, markup=False)
