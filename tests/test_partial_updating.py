@@ -16,7 +16,7 @@ from keywarp.predictor import VideoPredictor
 from keywarp.scheduling import AdaptiveInterval, FixedInterval
 from keywarp.structures import Frame, Memory, StepOutput
 from keywarp.transform import ImageTransform
-from tiny import TinyFeatures, TinyHead
+from tiny import TinyHead
 
 SIZE = (4, 6)  # of 64 × 96 pixels
 
@@ -170,8 +170,6 @@ def test_user_errors_say_what_is_missing():
         PartialUpdater(cache="block")
     with pytest.raises(UserError, match="break_even must be 0 to 1"):
         PartialUpdater(break_even=70)
-    with pytest.raises(UserError, match="needs a keywarp ResNet as feature network, got TinyFeatures"):
-        PartialUpdater().key_features(TinyFeatures(), images(1))
     without = replace(FlowField(torch.zeros(1, 2, *SIZE)), quality=None)
     with pytest.raises(UserError, match="needs a flow with a quality"):
         PartialUpdater()((torch.zeros(1, 8, *SIZE),), Frame(images(1)), Memory(images(1), ()), without, network())

@@ -17,10 +17,12 @@ class FeatureNetwork(nn.Module, ABC):
     """The expensive part: images to features (N_feat of paper 004).
 
     channels, low_channels: C of the features and of those of the lower layers, of a network with one level.
+    architecture: torchvision's name of the network whose weights this one can start from, if there is one.
     """
 
     channels: int
     low_channels: int
+    architecture: str | None = None
 
     @abstractmethod
     def forward(self, image: Tensor) -> Features:
@@ -29,6 +31,11 @@ class FeatureNetwork(nn.Module, ABC):
     def low(self, image: Tensor) -> Features:
         """Features of the lower layers alone, on the same cells (N_l of paper 002)."""
         raise NotImplementedError(f"{type(self).__name__} has no lower layers of its own")
+
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """The parts in order, the stem first; none where the network does not tell them apart."""
+        return ()
 
 
 class TaskHead(nn.Module, ABC):

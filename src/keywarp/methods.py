@@ -13,7 +13,8 @@ wrap         shallow feature flow (004, "SFF"): any trained detector, carried by
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypedDict, Unpack
 
@@ -33,6 +34,7 @@ from keywarp.heads.segmentation import SegmentationHead
 from keywarp.heads.task_split import FeaturesWithMaps, HeadWithTail
 from keywarp.losses import transformation_residual, update_area
 from keywarp.model import FeatureNetwork, TaskHead, VideoModel
+from keywarp.networks.mobilenet import MobileNetV2
 from keywarp.networks.resnet import ResNet
 from keywarp.networks.transform_net import TransformNet
 from keywarp.partial_updating import PartialUpdater
@@ -41,13 +43,14 @@ from keywarp.scheduling import AdaptiveInterval, FixedInterval, Scheduler, Segme
 from keywarp.transform import ImageTransform
 from keywarp.updating import BlendUpdater
 
-BACKBONES: dict[str, dict[str, Any]] = {
-    "resnet-18": {"depth": 18},
-    "resnet-34": {"depth": 34},
-    "resnet-50": {"depth": 50},
-    "resnet-101": {"depth": 101},
+BACKBONES: dict[str, Callable[..., FeatureNetwork]] = {
+    "resnet-18": partial(ResNet, 18),
+    "resnet-34": partial(ResNet, 34),
+    "resnet-50": partial(ResNet, 50),
+    "resnet-101": partial(ResNet, 101),
+    "mobilenet-v2": MobileNetV2,
     # For the demo and for tests: one block a stage, a quarter of the width.
-    "resnet-tiny": {"depth": 10, "width": 16, "channels": 128},
+    "resnet-tiny": partial(ResNet, 10, width=16, channels=128),
 }
 
 FLOWS: dict[str, Callable[[], Aligner]] = {"dis": DISFlow, "codec": CodecMotion, "raft": RAFTFlow}
@@ -71,7 +74,8 @@ class Networks(TypedDict, total=False):
     num_classes: without background. classes: their names. task: "detection" (R-FCN) or "segmentation". deformable: 0, 3
     or 6 deformable layers. task_layers: layers in the task network, 0, 1, 5, 12 or 21 (004, Table 5). shorter, longer:
     input size in pixels. anchor_scales: in cells of 16 pixels. stride_in_1x1: the Caffe layout of the residual blocks.
-    fixed: parts that do not train: feature_network, head, aligner. Weights are random until loaded.
+    fixed: parts that do not train: feature_network, head, aligner. Weights are random until loaded. Only a ResNet has
+    deformable layers, the Caffe layout and more than one task layer.
     """
 
     num_classes: int
@@ -412,8 +416,6 @@ def frame_network(
     fixed: Sequence[str] = (),
 ) -> tuple[FeatureNetwork, TaskHead, dict[str, Any]]:
     """The network N of 004, split into N_feat and N_task; and what else every model takes."""
-    if backbone not in BACKBONES:
-        raise unknown("backbone", backbone, BACKBONES)
     if task not in ("detection", "segmentation"):
         raise unknown("task", task, ("detection", "segmentation"))
     common = {
@@ -421,7 +423,7 @@ def frame_network(
         "classes": classes or [f"class {i}" for i in range(num_classes)],
         "fixed": fixed,
     }
-    body = ResNet(**BACKBONES[backbone], deformable=deformable, stride_in_1x1=stride_in_1x1)
+    body = _backbone(backbone, deformable=deformable, stride_in_1x1=stride_in_1x1)
     head: TaskHead
     if task == "segmentation":
         head = SegmentationHead(num_classes, channels=body.channels)
@@ -433,8 +435,21 @@ def frame_network(
         return FeaturesWithMaps(body, head.score_maps), head.dense, common
     if task_layers == 1:
         return body, head, common
+    if not isinstance(body, ResNet):
+        raise UserError(f"{backbone} takes task layers 0 or 1, got {task_layers}; more take a resnet")
     trunk, tail = body.split(task_layers)
     return trunk, HeadWithTail(tail, head), common
+
+
+def _backbone(name: str, **options: Any) -> FeatureNetwork:
+    """The network with the options that are set; those of residual networks do not fit the others."""
+    if name not in BACKBONES:
+        raise unknown("backbone", name, BACKBONES)
+    given = {option: value for option, value in options.items() if value}
+    for option in given:
+        if option not in signature(BACKBONES[name]).parameters:
+            raise UserError(f"backbone {name} has no {option.replace('_', ' ')}; leave it out, or take a resnet")
+    return BACKBONES[name](**given)
 
 
 def compose(feature_network: FeatureNetwork, head: TaskHead, common: dict[str, Any], **parts: Any) -> VideoModel:

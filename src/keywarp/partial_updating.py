@@ -40,11 +40,13 @@ class UpdateMask(torch.autograd.Function):
 class PartialUpdater(Updater):
     """Spatially-adaptive partial feature updating (001, Eq. 6): U ⊙ N_feat(I_i) + (1 − U) ⊙ the propagated features.
 
-    threshold: τ; U = 1 where the quality that the aligner estimates is τ or less. The feature network must be a
-    keywarp ResNet, the alignment a flow with a quality.
+    threshold: τ; U = 1 where the quality that the aligner estimates is τ or less. The alignment must be a flow with a
+    quality.
 
     In training the equation is computed as it stands; U is all 0 for a third of the frames, all 1 for a third
-    (section 3.4). In evaluation the update goes layer by layer through the network (`networks.partial` defines it).
+    (section 3.4). In evaluation the update goes layer by layer through a ResNet (`networks.partial` defines it). Of
+    any other network the equation is computed as it stands too, from the whole frame's features: nothing is saved
+    except in frames with U = 0 everywhere, and cache, sparse and break_even have no effect.
 
     cache: the layers. "blocks": every residual block is one, and the key frame keeps every block's input (ResNet-101 at
     600 × 1000: 486 MB). "stages": every stage is one, and it keeps the stages' inputs (97 MB), but much of conv4 is
@@ -73,10 +75,9 @@ class PartialUpdater(Updater):
 
     def key_features(self, feature_network: FeatureNetwork, image: Tensor) -> tuple[Features, Any]:
         """Features of a key frame's image `[K, 3, H, W]`; in evaluation also the maps that its layers read."""
-        network = _resnet(feature_network)
-        if self.training or not self.at_inference:
-            return network(image), None
-        features, maps = run_layers(network, image, self.cache)
+        if self.training or not self.at_inference or not isinstance(feature_network, ResNet):
+            return feature_network(image), None
+        features, maps = run_layers(feature_network, image, self.cache)
         return (features,), maps
 
     def forward(
@@ -89,7 +90,7 @@ class PartialUpdater(Updater):
     ) -> tuple[Features, Tensor | None]:
         if not self.training and not self.at_inference:
             return propagated, None
-        network, carried = _resnet(feature_network), propagated[0]
+        carried = propagated[0]
         if correspondence.quality is None or not isinstance(correspondence, FlowField):
             raise UserError(
                 "partial updating needs a flow with a quality (FlowNet's quality=True); the aligner gives none"
@@ -97,11 +98,16 @@ class PartialUpdater(Updater):
         mask: Tensor = UpdateMask.apply(correspondence.quality, self.threshold)
         if self.training:
             mask = _forced(mask)
-            (own,) = network(current.image)
-            return (mask * own + (1 - mask) * carried,), mask  # Eq. 6
+            return (_mixed(mask, carried, current.image, feature_network),), mask
+        if not isinstance(feature_network, ResNet):
+            poor = mask.flatten(1).any(dim=1).nonzero()[:, 0]
+            features = carried.clone()
+            if len(poor):
+                features[poor] = _mixed(mask[poor], carried[poor], current.image[poor], feature_network)
+            return (features,), mask
         share = mask.mean(dim=(1, 2, 3), dtype=torch.float32)
         mask = torch.where((share > self.break_even).view(-1, 1, 1, 1), 1, mask)
-        return (self._updated(network, mask, carried, current, reference, correspondence.flow),), mask
+        return (self._updated(feature_network, mask, carried, current, reference, correspondence.flow),), mask
 
     def _updated(
         self, network: ResNet, mask: Tensor, carried: Tensor, current: Frame, reference: Memory, flow: Tensor
@@ -121,10 +127,10 @@ class PartialUpdater(Updater):
         return features
 
 
-def _resnet(network: FeatureNetwork) -> ResNet:
-    if not isinstance(network, ResNet):
-        raise UserError(f"partial updating needs a keywarp ResNet as feature network, got {type(network).__name__}")
-    return network
+def _mixed(mask: Tensor, carried: Tensor, image: Tensor, network: FeatureNetwork) -> Tensor:
+    """Eq. 6 as it stands, from the features of the whole image."""
+    (own,) = network(image)
+    return (mask * own + (1 - mask) * carried).to(carried.dtype)
 
 
 def _forced(mask: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from keywarp.errors import UserError
 from keywarp.interfaces import FeatureNetwork
 from keywarp.networks.deformable import DeformableConv2d
-from keywarp.networks.weight_files import load_weights, torchvision_state
+from keywarp.networks.pretrained import load_backbone
 from keywarp.structures import Features
 
 BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
@@ -52,7 +52,7 @@ class ResNet(FeatureNetwork):
     channels of the stem. deformable: the last 0, 3 or 6 3×3 convolutions of conv4 and conv5 are deformable (for six,
     the papers do not say where the other three are: we take the last three blocks of conv4). stride_in_1x1: the Caffe
     layout and normalisation of the papers' weights, instead of torchvision's. imagenet_weights: "DEFAULT" or another
-    torchvision name, or a file.
+    torchvision name, or a file; as of `load_backbone`.
     """
 
     mean: Tensor
@@ -86,6 +86,7 @@ class ResNet(FeatureNetwork):
         _dilate(self.layer4, 2)
         self.reduction: nn.Module = nn.Sequential(nn.Conv2d(8 * inner, channels, 3, padding=6, dilation=6), nn.ReLU())
         self.channels = channels
+        self.architecture = f"resnet{depth}"
         self.low_channels = 4 * inner  # of conv4
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -94,8 +95,7 @@ class ResNet(FeatureNetwork):
         nn.init.normal_(weight, std=0.01)
         nn.init.zeros_(bias)
         if imagenet_weights is not None:
-            state = torchvision_state(f"resnet{depth}", imagenet_weights)
-            load_weights(self, state, ignore=("fc.", "reduction."))
+            load_backbone(self, imagenet_weights)
         _deform([self.layer3, self.layer4], deformable)
 
     def forward(self, image: Tensor) -> Features:
@@ -124,6 +124,12 @@ class ResNet(FeatureNetwork):
         """Blocks of conv4 that belong to the lower layers."""
         return max(min(4, len(self.layer3) - 1), 1)
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """conv1, then conv2_x to conv5_x."""
+        stem = nn.ModuleList([self.conv1, self.bn1])
+        return [stem, self.layer1, self.layer2, self.layer3, self.layer4]
+
     def split(self, task_layers: int) -> tuple[ResNet, nn.Sequential]:
         """This network without its last blocks, and those blocks with the reduction as the task network's beginning.
 
@@ -147,18 +153,17 @@ class ResNet(FeatureNetwork):
 
 
 def freeze(model: nn.Module, stages: int = 2) -> None:
-    """Fix what detectors fix in fine-tuning: every batch norm's statistics, and the first stages of each ResNet.
+    """Fix what detectors fix in fine-tuning: every batch norm's statistics, and a feature network's first stages.
 
     The statistics stay fixed under a later `train()`; the other stages' scales and shifts train on. stages: 2 are
-    conv1 and conv2_x, which the authors fix.
+    everything at strides 2 and 4; of a ResNet conv1 and conv2_x, which the authors fix.
     """
     for module in model.modules():
         if isinstance(module, BatchNorm2d):
             module.frozen = True
             module.eval()
-        if isinstance(module, ResNet):
-            stem = nn.ModuleList([module.conv1, module.bn1])
-            for stage in [stem, module.layer1, module.layer2, module.layer3, module.layer4][:stages]:
+        if isinstance(module, FeatureNetwork):
+            for stage in module.stages[:stages]:
                 stage.requires_grad_(False)
 
 

@@ -1,0 +1,74 @@
+"""MobileNetV2 (Sandler et al. 2018) as a light feature network at stride 16, for small detectors.
+
+Legend: N images · C channels · (H, W) pixels · (h, w) cells of 16 × 16 pixels
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v2
+
+from keywarp.interfaces import FeatureNetwork
+from keywarp.networks.pretrained import load_backbone
+from keywarp.networks.resnet import IMAGENET, BatchNorm2d
+from keywarp.structures import Features
+
+STRIDE_8, STRIDE_16, LAST = 4, 7, 14
+"""The blocks that the stages begin with; the last stage would have stride 32."""
+LAYERS, OUTPUTS = 18, 320
+"""Layers of torchvision's `features` that are used, and the channels of the last of them."""
+
+
+class MobileNetV2(FeatureNetwork):
+    """MobileNetV2 with stride 16 and a reduction to `channels`; parameter names are torchvision's.
+
+    As in our ResNet, the last stage keeps its resolution: its depthwise 3×3s have stride 1 and dilation 2, and a 3×3
+    with dilation 6 and ReLU follows. That reads the 320 channels of the last block: the 1×1 to 1,280 channels behind it
+    was made for classifying, and with it the reduction alone would cost more than everything before it. For the same
+    reason `channels` is 256; 1,024, as of the papers' networks, would cost more than the backbone.
+    imagenet_weights: "DEFAULT" or another torchvision name, or a file; as of `load_backbone`.
+    """
+
+    architecture = "mobilenet_v2"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, *, channels: int = 256, imagenet_weights: str | Path | None = None) -> None:
+        super().__init__()
+        mean, std = IMAGENET
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.features: nn.Sequential = mobilenet_v2(norm_layer=BatchNorm2d).features[:LAYERS]
+        for module in self.features[LAST:].modules():
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                module.stride, module.dilation, module.padding = (1, 1), (2, 2), (2, 2)
+        self.reduction = nn.Sequential(nn.Conv2d(OUTPUTS, channels, 3, padding=6, dilation=6), nn.ReLU())
+        weight, bias = self.reduction.parameters()
+        nn.init.normal_(weight, std=0.01)
+        nn.init.zeros_(bias)
+        self.channels = channels
+        self.low_channels = 96
+        if imagenet_weights is not None:
+            load_backbone(self, imagenet_weights)
+
+    def forward(self, image: Tensor) -> Features:
+        """One level `[N, channels, ceil(H/16), ceil(W/16)]` of images `[N, 3, H, W]`, RGB 0…255."""
+        return (self.reduction(self.features(self.normalised(image))),)
+
+    def low(self, image: Tensor) -> Features:
+        """One level `[N, 96, h, w]`, on the same cells: what the last stage reads."""
+        return (self.features[:LAST](self.normalised(image)),)
+
+    def normalised(self, image: Tensor) -> Tensor:
+        """The image as the first convolution reads it."""
+        return (image.to(self.mean.dtype) - self.mean) / self.std
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """By stride: 2 (the stem and the block at its resolution), 4, 8, 16, and the dilated last one."""
+        bounds = (0, 2, STRIDE_8, STRIDE_16, LAST, LAYERS)
+        return [self.features[start:end] for start, end in pairwise(bounds)]
