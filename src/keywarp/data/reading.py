@@ -1,0 +1,79 @@
+"""Annotated videos from disk: finds the format from what lies there, and hands over to its reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from keywarp.data import coco_vid, youtube_vis
+from keywarp.data.datasets import VideoDataset
+from keywarp.errors import UserError
+
+__all__ = ["open_dataset", "splits"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One layout on disk.
+
+    layout: what it is known by, for messages. splits: those under a path; none where it is another layout. read: the
+    data set of one of them.
+    """
+
+    layout: str
+    splits: Callable[[Path], tuple[str, ...]]
+    read: Callable[[Path, str], VideoDataset]
+
+
+def open_dataset(address: str | Path, split: str = "train") -> VideoDataset:
+    """The annotated videos of one split. address: a folder or JSON file; docs/datasets.md lists the layouts.
+
+    A data set without splits on disk has the only split "all". Raises UserError.
+    """
+    path = Path(address)
+    form, available = _find(path)
+    if split not in available:
+        if available == ("all",):
+            raise UserError(
+                f"{path} has no split {split!r}: it is one whole, named 'all'; "
+                "keep videos to train and to validate on in two folders or files"
+            )
+        raise UserError(f"{path} has no split {split!r}; it has {', '.join(available)}")
+    dataset = form.read(path, split)
+    if not len(dataset.videos):
+        raise UserError(f"{path} lists no videos in the split {split}; wanted at least one")
+    return dataset
+
+
+def splits(address: str | Path) -> tuple[str, ...]:
+    """The splits that lie there; ("all",) for a data set that is one whole. Raises UserError."""
+    return _find(Path(address))[1]
+
+
+def _find(path: Path) -> tuple[Format, tuple[str, ...]]:
+    if not path.exists():
+        raise UserError(f"no such data set: {path}; give a folder or a JSON file")
+    for form in FORMATS:
+        if available := form.splits(path):
+            return form, available
+    wanted = "; ".join(form.layout for form in FORMATS)
+    raise UserError(f"{path} holds no data set in a known layout; looked for {wanted}")
+
+
+def _json_splits(path: Path) -> tuple[str, ...]:
+    if path.is_file():
+        return ("all",) if path.suffix == ".json" else ()
+    return tuple(coco_vid.split_files(path))
+
+
+def _read_json(path: Path, split: str) -> VideoDataset:
+    file = path if path.is_file() else coco_vid.split_files(path)[split]
+    document = coco_vid.load_json(file)
+    read = youtube_vis.read if youtube_vis.is_youtube_vis(document) else coco_vid.read
+    return read(file, split, document)
+
+
+FORMATS = (
+    Format("FILE.json, SPLIT.json or annotations/NAME_SPLIT.json (COCO-VID, YouTube-VIS)", _json_splits, _read_json),
+)
