@@ -1,0 +1,75 @@
+"""How fast objects move: motion IoU, by which ImageNet VID's results are split into slow, medium and fast.
+
+Legend: M boxes of one video, of all its frames and tracks
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keywarp.data.datasets import Video
+
+__all__ = ["FAST_BELOW", "SLOW_ABOVE", "WINDOW", "motion_iou", "speed_shares", "video_motion_iou"]
+
+WINDOW = 10
+"""Frames on either side that a box is compared with."""
+
+SLOW_ABOVE, FAST_BELOW = 0.9, 0.7
+"""Motion IoU of slow objects is above the one, of fast objects below the other; between them they are medium."""
+
+
+def motion_iou(boxes: np.ndarray, frames: np.ndarray, tracks: np.ndarray, window: int = WINDOW) -> np.ndarray:
+    """`[M]` float64: the mean IoU of each box with its track's boxes at most `window` frames away (FGFA, section 5.1).
+
+    boxes: `[M, 4]` xyxy. frames: `[M]` each box's frame. tracks: `[M]` its track, at most once in a frame.
+    The box itself is not among those it is compared with: FGFA speaks of the nearby frames. Only frames that have the
+    track count; a box without any has not been seen to move: 1. NaN where the track is negative, which means unknown.
+    """
+    order = np.lexsort((frames, tracks))
+    boxes, frames, known = boxes[order].astype(np.float64), frames[order], tracks[order]
+    total, count = np.zeros(len(boxes)), np.zeros(len(boxes), np.int64)
+    for step in range(1, min(window, len(boxes) - 1) + 1):
+        # In this order a track's boxes follow each other, so those near in time are near in the list.
+        near = (known[step:] == known[:-step]) & (frames[step:] - frames[:-step] <= window)
+        first = np.flatnonzero(near)
+        iou = _paired_iou(boxes[first], boxes[first + step])
+        for side in (first, first + step):
+            total[side] += iou
+            count[side] += 1
+    mean = np.where(count > 0, total / np.maximum(count, 1), 1.0)
+    result = np.empty(len(boxes))
+    result[order] = np.where(known < 0, np.nan, mean)
+    return result
+
+
+def video_motion_iou(video: Video, window: int = WINDOW) -> list[np.ndarray]:
+    """The motion IoU `[M]` of each labelled frame's objects, in the order of `video.labelled` and of its annotations.
+
+    Frames without labels are absent: with every fifteenth frame labelled and a window of 10, all objects seem to rest.
+    """
+    annotations = [video.annotation(index) for index in video.labelled]
+    if not annotations:
+        return []
+    sizes = [len(a.boxes) for a in annotations]
+    values = motion_iou(
+        np.concatenate([a.boxes for a in annotations]),
+        np.repeat(np.asarray(video.labelled), sizes),
+        np.concatenate([a.tracks for a in annotations]),
+        window,
+    )
+    return np.split(values, np.cumsum(sizes)[:-1])
+
+
+def speed_shares(values: np.ndarray) -> dict[str, float]:
+    """The shares of slow, medium and fast among these motion IoUs; all 0 where there are none."""
+    known = values[~np.isnan(values)]
+    slow, fast = known > SLOW_ABOVE, known < FAST_BELOW
+    groups = {"slow": slow, "medium": ~slow & ~fast, "fast": fast}
+    return {name: float(group.sum()) / max(len(known), 1) for name, group in groups.items()}
+
+
+def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """`[P]` for the pairs of `[P, 4]` and `[P, 4]`; 0 where both are empty."""
+    overlap = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None).prod(1)
+    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - overlap
+    return overlap / np.where(union > 0, union, 1)
