@@ -42,7 +42,7 @@ def low_light(image: np.ndarray, gain: float, noise: float, rng: np.random.Gener
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """The picture after JPEG at this quality (1 … 100)."""
     encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
-    return np.ascontiguousarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1])
+    return np.ascontiguousarray(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[..., ::-1])
 
 
 def _filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:

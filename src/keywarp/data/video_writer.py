@@ -33,7 +33,8 @@ class VideoWriter:
     turns it into `path` in one step. Leaving the block with an exception keeps the frames written so far.
 
     fps: frames a second as the file announces them; the frames' own times decide when they are shown. width, height:
-    of the frames; odd sizes gain a pixel. crf: 0 (lossless) … 51. warnings: what was left out, one line each.
+    of the frames; odd sizes gain a pixel. crf: 0 (lossless) … 51. threads: of the encoder, 0 leaves it to choose; its
+    choice changes the file's bytes. warnings: what was left out, one line each.
     Raises UserError when `path` cannot be written, InterruptedWorkError when writing fails midway.
     """
 
@@ -46,6 +47,7 @@ class VideoWriter:
         fps: Fraction | float,
         source: VideoSource | None = None,
         crf: int = 20,
+        threads: int = 0,
     ) -> None:
         if width < 1 or height < 1 or fps <= 0:
             raise UserError(f"a video needs a size and a frame rate above 0, got {width}×{height} at {float(fps)}")
@@ -63,7 +65,7 @@ class VideoWriter:
         self._convert = VideoReformatter()
         even = width + width % 2, height + height % 2
         try:
-            self._container, self._stream = _open_partial(self._partial, *even, self._fps, crf)
+            self._container, self._stream = _open_partial(self._partial, *even, self._fps, crf, threads)
         except (OSError, av.error.FFmpegError) as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}; choose another output") from None
         self._state = "open"  # then "broken" when a write failed, then "closed"
@@ -222,7 +224,7 @@ class _Sound:
 
 
 def _open_partial(
-    partial: Path, width: int, height: int, fps: Fraction, crf: int
+    partial: Path, width: int, height: int, fps: Fraction, crf: int, threads: int
 ) -> tuple[av.container.OutputContainer, av.VideoStream]:
     # 'flush_packets' hands every fragment to the system at once, so that a killed process loses none.
     options = {"movflags": _PLAYABLE, "flush_packets": "1"}
@@ -231,6 +233,7 @@ def _open_partial(
     stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": str(crf), "bf": "0"})
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     codec = stream.codec_context
+    codec.thread_count = threads
     codec.time_base = Fraction(1, CLOCK)
     codec.gop_size = max(1, round(_GROUP_SECONDS * fps))
     codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
