@@ -1,6 +1,7 @@
 import pickle
 import random
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -56,9 +57,25 @@ def test_a_cut_off_file_keeps_the_index_of_open_video(tmp_path):
         expected = [frame.image for frame in video]
     frames = VideoFileFrames(path)
     last = len(expected) - 1
-    frames.read([0])  # what the packets promise does not hold: counted anew
     assert len(frames) == len(expected) < 25
     for index in (0, last // 2, last):
+        assert np.array_equal(frames.read([index])[0], expected[index])
+
+
+def test_a_damaged_file_is_counted_anew_when_damage_is_met(tmp_path):
+    path = write_clip(tmp_path / "damaged.mkv", pan(30), gop=8, b_frames=2)
+    with av.open(str(path)) as container:
+        hit = [(p.pos, p.size) for p in container.demux(video=0) if p.pts is not None][8]
+    data = bytearray(path.read_bytes())
+    data[hit[0] + 4 : hit[0] + hit[1]] = bytes(hit[1] - 4)
+    path.write_bytes(data)
+    with open_video(path) as video:
+        expected = [frame.image for frame in video]
+    frames = VideoFileFrames(path)
+    assert len(expected) < len(frames) == 30
+    frames.read([8])
+    assert len(frames) == len(expected)
+    for index in (0, 9, len(expected) - 1):
         assert np.array_equal(frames.read([index])[0], expected[index])
 
 

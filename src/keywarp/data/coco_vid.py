@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from keywarp.data.frames import ImageFrames, VideoFileFrames
 from keywarp.data.tables import Box, BoxTable, TableVideo
 from keywarp.errors import UserError
 
-__all__ = ["IMAGE_FOLDERS", "class_positions", "image_folder", "load_json", "read", "split_files"]
+__all__ = ["IMAGE_FOLDERS", "class_positions", "image_folder", "laid_out_as", "load_json", "read", "split_files"]
 
 IMAGE_FOLDERS = ("", "data", "Data/VID", "{split}", "{split}/JPEGImages", "JPEGImages", "images", "{split}/images")
 """Where images are looked for, from the JSON file's folder and then from the one above."""
@@ -76,16 +77,22 @@ def image_folder(path: Path, names: Iterable[str], split: str) -> Path:
     )
 
 
-def read(path: Path, split: str, document: Entry | None = None) -> VideoDataset:
-    """The data set of one JSON file. document: its content, where it is loaded already. Raises UserError."""
-    document = document or load_json(path)
+@contextmanager
+def laid_out_as(name: str, path: Path) -> Iterator[None]:
+    """Turns what a malformed file leads to into a UserError of one line."""
     try:
-        return _dataset(document, path, split)
+        yield
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
         what = f"an entry lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{path} is not laid out as COCO-VID: {what}") from None
+        raise UserError(f"{path} is not laid out as {name}: {what}") from None
+
+
+def read(path: Path, split: str, document: Entry) -> VideoDataset:
+    """The data set of one JSON file with this content. Raises UserError."""
+    with laid_out_as("COCO-VID", path):
+        return _dataset(document, path, split)
 
 
 def _dataset(document: Entry, path: Path, split: str) -> VideoDataset:

@@ -21,8 +21,21 @@ from av.video.reformatter import VideoReformatter
 
 from keywarp.data.datasets import Frames, UnreadableFrameError
 from keywarp.data.orientation import Orientation
+from keywarp.data.video import _IMAGES, _natural
 
-__all__ = ["ImageFrames", "VideoFileFrames"]
+__all__ = ["ImageFrames", "VideoFileFrames", "find_frames", "images_in", "read_image", "read_label_map"]
+
+
+def find_frames(path: Path, length: int | None = None) -> Frames | None:
+    """The frames of a video file, or of a folder of images in natural order; None where there is neither."""
+    if path.is_dir():
+        return ImageFrames(names, path) if (names := images_in(path)) else None
+    return VideoFileFrames(path, length) if path.is_file() else None
+
+
+def images_in(folder: Path) -> list[str]:
+    """The names of the images in a folder, in natural order: 2.jpg before 10.jpg."""
+    return [path.name for path in _natural(p for p in folder.iterdir() if p.suffix.lower() in _IMAGES)]
 
 
 @dataclass(frozen=True)
@@ -169,12 +182,14 @@ def _demuxed(path: Path) -> _Table:
     with _open(path) as container:
         stream = container.streams.best("video")
         reorders = stream.codec_context.has_b_frames
+        starts_amid = False  # what comes before the first key frame cannot be decoded
         try:
             for packet in container.demux(stream):
                 if not packet.size:
                     continue
                 if packet.pts is None:
                     return _counted(path, ())
+                starts_amid |= not (keys or packet.is_keyframe)
                 if packet.is_keyframe:
                     keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
                 if not packet.is_discard:  # by the file's edit list
@@ -182,7 +197,8 @@ def _demuxed(path: Path) -> _Table:
         except av.error.FFmpegError:
             pass  # cut off: what came before it counts
     ordered = sorted(times)
-    if reorders and ordered == times:  # AVI numbers the packets as they come, whatever order they are shown in
+    # AVI numbers the packets as they come, whatever order they are shown in.
+    if keys and (starts_amid or (reorders and ordered == times)):
         return _counted(path, tuple(sorted(keys)))
     if not keys or len(set(times)) < len(times):
         return _counted(path, ())

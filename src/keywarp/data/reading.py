@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from keywarp.data import coco_vid, youtube_vis
-from keywarp.data.datasets import VideoDataset
+from keywarp.data import coco_vid, imagenet_vid, mot, segmentation_folders, video_csv, youtube_vis
+from keywarp.data.datasets import UnreadableFrameError, VideoDataset
 from keywarp.errors import UserError
 
 __all__ = ["open_dataset", "splits"]
@@ -40,7 +40,10 @@ def open_dataset(address: str | Path, split: str = "train") -> VideoDataset:
                 "keep videos to train and to validate on in two folders or files"
             )
         raise UserError(f"{path} has no split {split!r}; it has {', '.join(available)}")
-    dataset = form.read(path, split)
+    try:
+        dataset = form.read(path, split)
+    except UnreadableFrameError as error:
+        raise UserError(str(error)) from None
     if not len(dataset.videos):
         raise UserError(f"{path} lists no videos in the split {split}; wanted at least one")
     return dataset
@@ -75,5 +78,14 @@ def _read_json(path: Path, split: str) -> VideoDataset:
 
 
 FORMATS = (
+    Format("ImageSets/VID and Data/VID (ImageNet VID)", imagenet_vid.splits, imagenet_vid.read),
     Format("FILE.json, SPLIT.json or annotations/NAME_SPLIT.json (COCO-VID, YouTube-VIS)", _json_splits, _read_json),
+    Format("labels.csv or SPLIT.csv (videos and a table)", video_csv.splits, video_csv.read),
+    Format("SEQUENCE/gt/gt.txt or SEQUENCE.gt.txt (MOTChallenge)", mot.splits, mot.read),
+    Format(
+        "leftImg8bit_sequence/SPLIT (Cityscapes)",
+        segmentation_folders.cityscapes_splits,
+        segmentation_folders.read_cityscapes,
+    ),
+    Format("SPLIT with SPLITannot (CamVid)", segmentation_folders.camvid_splits, segmentation_folders.read_camvid),
 )

@@ -15,7 +15,13 @@ import numpy as np
 from keywarp.data.datasets import Annotation, Frames, Video
 from keywarp.data.frames import read_label_map
 
-__all__ = ["Box", "BoxTable", "TableVideo"]
+__all__ = ["Box", "BoxTable", "TableVideo", "read_class_names"]
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """The classes in their order, of a file with one name a line; none where there is no such file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
 class Box(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keywarp.data.coco_vid import class_positions, image_folder
+from keywarp.data.coco_vid import class_positions, image_folder, laid_out_as
 from keywarp.data.datasets import VideoDataset
 from keywarp.data.frames import ImageFrames
 from keywarp.data.tables import Box, BoxTable, TableVideo
@@ -24,11 +24,8 @@ def is_youtube_vis(document: Mapping[str, Any]) -> bool:
 
 def read(path: Path, split: str, document: Mapping[str, Any]) -> VideoDataset:
     """The data set of one JSON file; all its frames are labelled. Raises UserError."""
-    try:
+    with laid_out_as("YouTube-VIS", path):
         return _dataset(document, path, split)
-    except (KeyError, TypeError, AttributeError) as error:
-        what = f"an entry lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{path} is not laid out as YouTube-VIS: {what}") from None
 
 
 def _dataset(document: Mapping[str, Any], path: Path, split: str) -> VideoDataset:
