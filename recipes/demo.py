@@ -231,7 +231,8 @@ def main() -> None:
     train(model, arguments.scale)
     for interval in (1, 3, 5, 10):
         report(model, interval)
-    save_model(arguments.output / "demo.safetensors", model, model.description | {"classes": CLASSES}, half=True)
+    path = arguments.output / "demo.safetensors"
+    print(path, "SHA-256", save_model(path, model, model.description | {"classes": CLASSES}, half=True))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from keywarp import __version__
 from keywarp.errors import InterruptedWorkError, UserError
-from keywarp.options import BoxOptions, RunOptions, TrainOptions
+from keywarp.options import BoxOptions, RunOptions, TrainFlowOptions, TrainOptions
 
 app = App(
     name="keywarp",
@@ -24,6 +24,9 @@ app = App(
 
 data = App(name="data", help="Annotated videos: make them, check them, convert them.")
 app.command(data)
+
+models = App(name="models", help="List methods with what they cost; show, pull and push weight files.")
+app.command(models)
 
 RUN, BOXES = RunOptions(), BoxOptions()  # the defaults
 
@@ -69,11 +72,54 @@ def train(method: str, options: TrainOptions) -> None:
 
 
 @app.command
-def models(*, json: Annotated[bool, Parameter(help="as JSON")] = False) -> None:
-    """List methods and variants with what they cost."""
+def train_flow(network: str, options: TrainFlowOptions) -> None:
+    """Train a flow network on pairs with exact flow, for the option --init-flow of `train`.
+
+    Networks: flownet-s, flownet-half, flownet-inception, flownet-c, flownet-tiny.
+    """
+    from keywarp.training.train_flow import train_flow
+
+    train_flow(network, options)
+
+
+@models.default
+@models.command(name="list")
+def list_models(*, json: Annotated[bool, Parameter(help="as JSON")] = False) -> None:
+    """List methods and variants with what they cost; what `keywarp models` alone does."""
     from keywarp.listing import print_models
 
     print_models(json)
+
+
+@models.command
+def show(file: Path, *, json: Annotated[bool, Parameter(help="as JSON")] = False) -> None:
+    """Show what a weight file says of its model: method, classes, training, metrics, SHA-256."""
+    from keywarp.listing import show_model
+
+    show_model(file, json)
+
+
+@models.command(name="pull")
+def pull_model(
+    address: str,
+    *,
+    name: Annotated[str | None, Parameter(help="for --model; default: the file's or the repository's")] = None,
+    sha256: Annotated[str | None, Parameter(help="what the file must have")] = None,
+) -> None:
+    """Download a weight file: https://…, or owner/repo or owner/repo/FILE.safetensors on the Hugging Face Hub."""
+    from keywarp import listing
+
+    listing.pull_model(address, name, sha256)
+
+
+@models.command(name="push")
+def push_model(
+    file: Path, address: str, *, private: Annotated[bool, Parameter(help="if the repository is made now")] = False
+) -> None:
+    """Publish a weight file: to owner/repo on the Hugging Face Hub with a README.md, or by PUT to https://…."""
+    from keywarp import listing
+
+    listing.push_model(file, address, private)
 
 
 @app.command

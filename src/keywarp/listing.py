@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,6 +19,10 @@ from keywarp.alignment.feature_flow import AdvancedFeatureFlow, BasicFeatureFlow
 from keywarp.alignment.flownet import FLOW_NETWORKS
 from keywarp.methods import METHODS, dff, rfcn
 from keywarp.model import VideoModel, frame_of
+from keywarp.networks.description import readable
+from keywarp.networks.download import sha256_of
+from keywarp.networks.sharing import pull, pulled, push
+from keywarp.networks.weight_files import read_description
 from keywarp.partial_updating import PartialUpdater
 from keywarp.published import PUBLISHED, Published
 from keywarp.structures import Frame, Memory, Step
@@ -109,7 +114,7 @@ def rows() -> Iterator[Cost]:
     for name, build in METHODS.items():
         row = Cost(name, None, None, None, None, SFF_LATENCY) if name == "sff" else cost(name, build)
         yield replace(row, published=PUBLISHED[name])
-    for backbone in ("resnet-18", "resnet-34", "resnet-50"):
+    for backbone in ("mobilenet-v2", "resnet-18", "resnet-34", "resnet-50"):
         yield cost(f"rfcn {backbone}", partial(rfcn, backbone))
         for flow in ("flownet-s", "flownet-half", "flownet-inception"):
             yield cost(f"dff {backbone} {flow}", partial(dff, backbone, flow=flow))
@@ -188,7 +193,37 @@ def print_models(as_json: bool = False) -> None:
             f"{name}: {once:.2f} GMAC a frame, {each:.2f} a pair, {once + window * each:.1f} for {window} pairs"
         )
     console.print("With weights, for --model: " + ", ".join(with_weights()) + ", and any torchvision/NAME")
+    for model in pulled():
+        console.print(f"Pulled: {model.name} from {model.address}", soft_wrap=True)
     console.print("demo: trained on synthetic shapes (disc, square, triangle, star); of no use on real video")
+
+
+def show_model(file: Path, as_json: bool = False) -> None:
+    """What a weight file says of its model, on standard output."""
+    description, digest = read_description(file), sha256_of(file)
+    if as_json:
+        print(json.dumps(description | {"sha256": digest}, indent=1, ensure_ascii=False))
+        return
+    for name, text in [*readable(description), ("SHA-256", digest)]:
+        print(f"{name:14} {text}")
+
+
+def pull_model(address: str, name: str | None, sha256: str | None) -> None:
+    """Download a model into the cache, and say how to run it."""
+    from keywarp.loading import known_models
+
+    model = pull(address, name=name, sha256=sha256, taken=known_models())
+    description = read_description(model.path)
+    command = "segment" if description["arguments"].get("task") == "segmentation" else "detect"
+    print(f"{model.path}: {description['method']}, {len(description['classes'])} classes, SHA-256 {model.sha256}")
+    print(f"keywarp {command} VIDEO --model {model.name}")
+
+
+def push_model(file: Path, address: str, private: bool) -> None:
+    """Publish a weight file, and say how to get it."""
+    target = push(file, address, private=private)
+    print(f"{file}: SHA-256 {sha256_of(file)}")
+    print(f"keywarp models pull {target}")
 
 
 def _cell(value: float | None, digits: int) -> str:

@@ -12,7 +12,9 @@ from keywarp.adapters import Parts
 from keywarp.errors import UserError, unknown
 from keywarp.methods import METHODS, Networks, wrap
 from keywarp.model import VideoModel
+from keywarp.networks.description import check_normalisation
 from keywarp.networks.resnet import for_inference
+from keywarp.networks.sharing import find, is_address, pull, pulled
 from keywarp.networks.weight_files import load_weights, read_description
 
 
@@ -35,7 +37,8 @@ def load(
     """A model ready for inference, from a name or a file.
 
     model: "demo"; "yolox-nano" … "yolox-x" and "torchvision/NAME" (weights downloaded once); the path of an ONNX
-    detector or of a keywarp `.safetensors` file; or a name of `METHODS`, to build one from `weights`.
+    detector or of a keywarp `.safetensors` file; the name of a pulled one, or an address to pull it from (https://…,
+    or owner/repo on the Hugging Face Hub); or a name of `METHODS`, to build one from `weights`.
     method, backbone, flow, interval, key_position, radius, num_classes: override what the model comes with.
     task: "detection" or "segmentation", of a model that is built by a method's name; a file knows its own.
     live: frames are to be answered at once: key frames come first in their segment unless `key_position` is given.
@@ -90,20 +93,31 @@ def _trained(name: str, method: str | None, weights: str | None, options: dict[s
         if weights != "random":
             load_weights(built, weights, ignore=_absent(built))
         return built
-    path = DEMO if name == "demo" else Path(name)
-    if not path.suffix:
-        raise unknown("model", name, known_models())
-    if not path.exists():
-        raise UserError(
-            f"no model file {name}; give a file (.safetensors, .onnx) or a name: {', '.join(known_models())}"
-        )
+    path = _file(name)
     recipe = read_description(path)
     method = method or recipe["method"]
+    if method not in METHODS:
+        raise unknown(f"method of {path}", method, METHODS)
     # What another method does not take of the recipe is left out; what the user gives must fit.
     from_file = {k: v for k, v in recipe["arguments"].items() if k in options_of(method)}
     built = METHODS[method](**(from_file | {"classes": recipe["classes"]} | _known(method, options, live)))
+    check_normalisation(built, recipe, path)
     load_weights(built, path, ignore=_absent(built))
     return built
+
+
+def _file(name: str) -> Path:
+    """The weight file that is meant: the demo's, a path, or a pulled one, pulled now if need be."""
+    path = DEMO if name == "demo" else Path(name)
+    if path.is_file():
+        return path
+    if (known := find(name)) is not None:
+        return known
+    if is_address(name) and not path.exists():
+        return pull(name, taken=known_models()).path
+    if not path.suffix:
+        raise unknown("model", name, [*known_models(), *(model.name for model in pulled())])
+    raise UserError(f"no model file {name}; give a file (.safetensors, .onnx) or a name: {', '.join(known_models())}")
 
 
 def _absent(model: VideoModel) -> tuple[str, ...]:

@@ -1,3 +1,4 @@
+import hashlib
 import pickle
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from keywarp import __version__
 from keywarp.errors import UserError
 from keywarp.networks.weight_files import load_weights, read_description, read_state_dict, save_model
 
@@ -64,8 +66,12 @@ def test_what_does_not_match_is_named():
 @pytest.mark.parametrize("half", [False, True])
 def test_own_files_say_how_to_build_the_model(tmp_path, half):
     module, path = layers(), tmp_path / "model.safetensors"
-    save_model(path, module, {"method": "dff", "arguments": {"interval": 10}}, half=half)
-    assert read_description(path) == {"method": "dff", "arguments": {"interval": 10}}
+    given = {"method": "dff", "arguments": {"interval": 10}, "classes": ["a"], "metrics": {"mAP": 0.5}}
+    digest = save_model(path, module, given, half=half)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    description = read_description(path)
+    assert description.pop("versions").items() >= {"keywarp": __version__, "torch": torch.__version__}.items()
+    assert description == given
     other = layers()
     load_weights(other, path)
     torch.testing.assert_close(other[0].weight, module[0].weight, atol=1e-3 if half else 0, rtol=0)
@@ -96,7 +102,7 @@ def test_a_file_without_a_description_says_what_to_do(tmp_path):
         read_description(tmp_path / "plain.safetensors")
 
 
-@pytest.mark.parametrize("description", ["", "{", "[1]", "3"])
+@pytest.mark.parametrize("description", ["", "{", "[1]", "3", "{}", '{"method": 1, "arguments": {}}'])
 def test_a_broken_description_is_named(tmp_path, description):
     save_file(layers().state_dict(), tmp_path / "odd.safetensors", metadata={"keywarp": description})
     with pytest.raises(UserError, match="does not say how"):

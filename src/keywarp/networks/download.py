@@ -55,15 +55,15 @@ def fetch(url: str, *, sha256: str | None, folder: Path | None = None) -> Path:
     record = path.with_name(f"{path.name}.sha256")
     expected = sha256 or (record.read_text().strip() if record.exists() else None)
     if path.exists():
-        if expected is not None and (got := _sha256(path)) != expected:
+        if expected is not None and (got := sha256_of(path)) != expected:
             raise UserError(f"{path} should have SHA-256 {expected}, has {got}; delete it to download it again")
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
             part = Path(scratch) / path.name
-            _download(url, part)
-            got = _sha256(part)
+            download(url, part)
+            got = sha256_of(part)
             if expected is None:
                 record.write_text(f"{got}\n")
                 Console(stderr=True).print(f"{path.name}: SHA-256 {got}, held to from now on", soft_wrap=True)
@@ -83,10 +83,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("KEYWARP_CACHE") or Path.home() / ".cache" / "keywarp")
 
 
-def _download(url: str, part: Path) -> None:
-    """Write what lies at `url` to `part`, with a progress bar on a terminal."""
+def download(url: str, part: Path) -> None:
+    """Write what lies at `url` to `part`, with a progress bar on a terminal. Raises UserError."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with part.open("wb") as file, Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with part.open("wb") as file, bar as progress:
         task = progress.add_task(part.name, total=None)
         for block, total in _blocks(url):
             file.write(block)
@@ -114,6 +116,7 @@ def _blocks(url: str) -> Iterator[tuple[bytes, int | None]]:
         ) from error
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

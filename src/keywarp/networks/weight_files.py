@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights, list_models
 
 from keywarp.errors import UserError, unknown
+from keywarp.networks.description import Description, completed
+from keywarp.networks.download import sha256_of
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -63,9 +65,10 @@ def load_weights(module: nn.Module, weights: str | Path | Mapping[str, Tensor], 
     module.load_state_dict({n: t for n, t in state.items() if n in own}, strict=False)
 
 
-def save_model(path: Path, module: nn.Module, description: Mapping[str, Any], *, half: bool = False) -> None:
-    """Write the module's tensors and how to build it (method, arguments, classes …), whole or not at all.
+def save_model(path: Path, module: nn.Module, description: Mapping[str, Any], *, half: bool = False) -> str:
+    """Write the module's tensors with their `Description`, whole or not at all; the file's SHA-256.
 
+    description: what `read_description` is to give; input size, normalisation and versions are added to it.
     half: kernels and matrices in half precision; vectors (biases, batch norms), which are few and may be large, stay.
     """
     tensors = {
@@ -74,17 +77,22 @@ def save_model(path: Path, module: nn.Module, description: Mapping[str, Any], *,
     }
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        save_file(tensors, temporary, metadata={"keywarp": json.dumps(dict(description))})
+        save_file(tensors, temporary, metadata={"keywarp": json.dumps(completed(module, description))})
+        digest = sha256_of(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    return digest
 
 
-def read_description(path: str | Path) -> dict[str, Any]:
-    """How to build the model of a keywarp weight file; raises UserError if it is none."""
+def read_description(path: str | Path) -> Description:
+    """How to build the model of a keywarp weight file, and what is known of it; raises UserError if it is none."""
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(json.loads((file.metadata() or {})["keywarp"]))
+            description = json.loads((file.metadata() or {})["keywarp"])
+        if not isinstance(description["method"], str) or not isinstance(description["arguments"], dict):
+            raise ValueError("method and arguments build a model")
+        return cast(Description, {"classes": []} | description)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no .safetensors file: {error}") from None
     except (KeyError, ValueError, TypeError):
