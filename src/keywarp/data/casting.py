@@ -27,9 +27,9 @@ SIZE = (192, 320)
 BLOCK = 30
 """Clips that together hold each class twice and each speed in its share: 10 clips with one object, with two, three."""
 
-# The motion IoU that an object's path is paced to, by the share of objects below it. That frames differ and that boxes
-# shrink behind others makes some boxes faster than their object's mean: hence more slow objects and fewer fast ones than
-# are wanted of boxes, which are FGFA's 38, 36 and 26 %.
+# The motion IoU that an object's path is paced to, by the share of objects below it. Frames differ, and boxes shrink
+# behind other things, which makes some faster than their object's mean: so there are more slow objects and fewer fast
+# ones than are wanted of boxes, which are FGFA's 38, 36 and 26 %.
 SHARES = (0.0, 0.2, 0.2, 0.59, 0.59, 1.0)
 MOTIONS = (0.2, 0.67, 0.72, 0.88, 0.915, 0.985)
 

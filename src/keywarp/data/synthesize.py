@@ -211,12 +211,12 @@ def _make_clip(clip: Clip) -> None:
             writer.write(frame.image, t / FPS)
             record.append([asdict(thing) for thing in drama.objects(t, frame)])
             if clip.flow:
-                flows.append(drama.flow(t, max(t - 1, 0), frame).astype(np.float16))
+                flows.append(drama.flow(t, t - 1, frame) if t else np.zeros((*SIZE, 2)))
             if clip.masks:
                 _write_mask(clip, t, drama.mask(frame))
     if clip.flow:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, flow=np.stack(flows))
+        np.savez_compressed(buffer, flow=np.stack(flows).astype(np.float16))
         _write_bytes(clip.output / "flow" / clip.split / f"{clip.name}.npz", buffer.getvalue())
     write_atomically(clip.record, json.dumps(record))
 
