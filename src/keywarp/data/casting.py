@@ -20,7 +20,7 @@ from keywarp.evaluation.motion import motion_iou
 
 __all__ = ["RECIPE", "SIZE", "cast", "scene"]
 
-RECIPE = 1
+RECIPE = 2
 """Version of everything in this file: another number makes other videos from the same seed."""
 
 SIZE = (192, 320)
@@ -33,7 +33,7 @@ BLOCK = 30
 SHARES = (0.0, 0.2, 0.2, 0.59, 0.59, 1.0)
 MOTIONS = (0.2, 0.67, 0.72, 0.88, 0.915, 0.985)
 
-RARE_POSE, OCCLUDER, MOTION_BLUR, DEFOCUS, LOW_LIGHT, LOW_BITRATE = 0.2, 0.4, 0.45, 0.3, 0.2, 0.35
+RARE_POSE, OCCLUDER, MOTION_BLUR, DEFOCUS, LOW_LIGHT, LOW_BITRATE = 0.2, 0.4, 0.5, 0.35, 0.25, 0.4
 """Probabilities: of the first for an object, of the others for a clip."""
 
 COLOURED = {"airplane", "bicycle", "bus", "car", "motorcycle", "train", "watercraft"}  # of any hue
@@ -167,13 +167,13 @@ def _scaled(sprite: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _camera(rng: np.random.Generator, length: int) -> Camera:
-    exposure = rng.uniform(0.2, 0.5) + _spell(rng, length, MOTION_BLUR) * rng.uniform(0.8, 2.2)
+    exposure = rng.uniform(0.2, 0.5) + _spell(rng, length, MOTION_BLUR) * rng.uniform(1.2, 3.5)
     dark = _spell(rng, length, LOW_LIGHT)
     return Camera(
         exposure=exposure,
-        defocus=_spell(rng, length, DEFOCUS) * rng.uniform(2, 5),
-        gain=1 - dark * rng.uniform(0.55, 0.8),
-        noise=rng.uniform(0, 2) + dark * rng.uniform(4, 10),
+        defocus=_spell(rng, length, DEFOCUS) * rng.uniform(2.5, 7),
+        gain=1 - dark * rng.uniform(0.6, 0.88),
+        noise=rng.uniform(0, 2) + dark * rng.uniform(6, 14),
         crf=int(rng.integers(34, 42) if rng.random() < LOW_BITRATE else rng.integers(20, 27)),
         seed=int(rng.integers(2**31)),
     )
@@ -181,6 +181,6 @@ def _camera(rng: np.random.Generator, length: int) -> Camera:
 
 def _spell(rng: np.random.Generator, length: int, probability: float) -> np.ndarray:
     """`[T]` from 0 to 1: a stretch of some of the frames, rising and falling; all 0 unless with this probability."""
-    middle, half = rng.uniform(0, length), rng.uniform(4, 11)
+    middle, half = rng.uniform(0, length), rng.uniform(5, 13)
     rise = np.clip((half - np.abs(np.arange(length) - middle)) / 3, 0, 1)
     return rise * (rng.random() < probability)

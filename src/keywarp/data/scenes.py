@@ -17,7 +17,7 @@ __all__ = ["Camera", "Frame", "Object", "Scene"]
 
 SOLID_FROM = 0.5  # a pixel belongs to the layer that covers at least half of it
 SMEAR_STEP = 1.5  # pixels between the instants whose mean is a blurred picture
-MOST_INSTANTS = 10
+MOST_INSTANTS = 16
 VISIBLE_SHARE = 0.2
 VISIBLE_SIDE = 8
 """An object is annotated in a frame that shows at least this share of it, over at least so many pixels each way."""
