@@ -126,3 +126,33 @@ class TrainOptions:
             raise UserError(
                 f"--workers must be 0 or more and --val-videos 1 or more, got {self.workers}, {self.val_videos}"
             )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrainFlowOptions:
+    """What a user can ask of `train-flow`. What is left out is the recipe's."""
+
+    data: Annotated[str, Parameter(help="folder laid out as Flying Chairs, FlyingThings3D or Sintel")]
+    val: Annotated[str | None, Parameter(help="folder whose split val is validated on; default: that of --data")] = None
+    recipe: Annotated[str, Parameter(help="chairs (FlowNet's), synthetic (for the CPU), FILE.py:FUNCTION")] = "chairs"
+    output: Annotated[Path, Parameter(help="folder of weights, checkpoints and logs")] = Path("runs/train-flow")
+    resume: Annotated[bool, Parameter(help="go on with an interrupted run")] = False
+    init: Annotated[str | None, Parameter(help="a weight file of this flow network to start from")] = None
+    steps: Annotated[int | None, Parameter(help="the recipe's course in so many steps")] = None
+    images_per_step: Annotated[int | None, Parameter(help="pairs, over all processes; the rate is scaled")] = None
+    rate: Annotated[float | None, Parameter(help="learning rate per pair of a step")] = None
+    crop: Annotated[tuple[int, int] | None, Parameter(help="height and width, multiples of 64")] = None
+    precision: Annotated[str | None, Parameter(help="32 or bf16")] = None
+    validate_every: Annotated[int | None, Parameter(help="steps")] = None
+    save_every: Annotated[int | None, Parameter(help="steps between checkpoints")] = None
+    seed: int | None = None
+    workers: Annotated[int, Parameter(help="processes that read data; 0 = none")] = 1
+    threads: Annotated[int | None, Parameter(help="threads of the network on the CPU")] = None
+    device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.precision not in (None, "32", "bf16"):
+            raise unknown("precision", self.precision, ("32", "bf16"))
+        if self.workers < 0:
+            raise UserError(f"--workers must be 0 or more, got {self.workers}")
