@@ -31,7 +31,8 @@ OPTIONS = TINY | {"anchor_scales": (1, 1.5, 2)}
 def run_of(folder, config=CONFIG, method="dff", data=None, **more) -> Run:
     torch.manual_seed(config.seed)
     model = METHODS[method](**(OPTIONS | tiny_flow(method, {})))
-    freeze(model, stages=0)
+    if config.frozen_norms:
+        freeze(model, stages=0)
     saved = folder / "saved"
     saved.mkdir(parents=True, exist_ok=True)
 
@@ -58,7 +59,7 @@ def weights(folder) -> dict[str, torch.Tensor]:
 def test_a_resumed_run_is_the_unbroken_one(tmp_path):
     fit(run_of(tmp_path / "whole"))
 
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     broken = run_of(tmp_path / "broken")
@@ -66,11 +67,11 @@ def test_a_resumed_run_is_the_unbroken_one(tmp_path):
 
     def until(self, n):
         if n >= 10:  # in step 6; the last checkpoint is of step 3
-            raise Stopped
+            raise StoppedError
         return original(self, n)
 
     broken.samples.__class__ = type("Broken", (TrainingClips,), {"__getitem__": until})
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         fit(broken)
     assert max(losses(tmp_path / "broken")) == 5
     fit(run_of(tmp_path / "broken", resume=True))

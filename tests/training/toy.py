@@ -36,11 +36,13 @@ class ToyFrames(Frames):
 
 
 class ToyVideo(Video):
-    def __init__(self, seed: int, length: int = 12, step: int = 1, broken: Sequence[int] = (), empty: bool = False):
+    def __init__(
+        self, seed: int, length: int = 12, first: int = 0, step: int = 1, broken: Sequence[int] = (), empty: bool = False
+    ) -> None:
         self.name = f"toy-{seed}"
         self.seed = seed
         self.frames = ToyFrames(seed, length, broken)
-        self.labelled = range(0, length, step)
+        self.labelled = range(first, length, step)
         self.empty = empty
 
     def annotation(self, index: int) -> Annotation:

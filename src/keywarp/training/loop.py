@@ -38,8 +38,8 @@ class Run:
     """What a training run works with.
 
     task: the network with its loss. samples: number n to training sample. collate: samples to a batch with `to`,
-    `names` and `warnings`. validate: measures of the network by name, the first one (the higher the better) decides which
-    weights are the best. save: writes the network's weights under a name, with the measures.
+    `names` and `warnings`. validate: measures of the network by name, the first one (the higher the better) decides
+    which weights are the best. save: writes the network's weights under a name, with the measures.
     """
 
     task: Task
