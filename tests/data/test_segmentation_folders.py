@@ -11,7 +11,7 @@ from keywarp.errors import UserError
 
 def write_labels(path, values):
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.array([values], np.uint8))
+    cv2.imwrite(str(path), np.atleast_2d(np.array(values, np.uint8)))
 
 
 def write_cityscapes(root, kind, values):

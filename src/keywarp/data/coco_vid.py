@@ -30,7 +30,7 @@ Entry = Mapping[str, Any]
 def split_files(root: Path) -> dict[str, Path]:
     """JSON files by split: ROOT/SPLIT.json, ROOT/annotations/SPLIT.json or ROOT/annotations/NAME_SPLIT.json."""
     found: dict[str, Path] = {}
-    for split in ("train", "val", "test"):
+    for split in ("train", "val", "test", "all"):
         named = [root / f"{split}.json", root / "annotations" / f"{split}.json"]
         files = [p for p in named if p.is_file()] or sorted((root / "annotations").glob(f"*_{split}.json"))
         if len(files) > 1:
