@@ -11,6 +11,7 @@ from keywarp.cli import main
 from keywarp.data import synthesize as synthesizing
 from keywarp.data.emoji import find_font
 from keywarp.data.imagenet_classes import IMAGENET_VID
+from keywarp.data.reading import open_dataset
 from keywarp.data.synthesize import SIZES, synthesize, synthesize_pairs
 from keywarp.data.video import open_video
 from keywarp.errors import UserError
@@ -76,6 +77,19 @@ def test_videos_hold_the_frames(made):
         assert len(frames) == video["length"] == LENGTH
         assert frames[0].image.shape == (video["height"], video["width"], 3)
         assert frames[0].image.std() > 5
+
+
+def test_it_is_read_as_a_data_set(made):
+    dataset = open_dataset(made, "val")
+    assert dataset.classes == tuple(IMAGENET_VID)
+    assert dataset.mask_classes == ("background", *IMAGENET_VID)
+    (video,) = dataset.videos
+    assert list(video.labelled) == list(range(LENGTH))
+    assert video.frames.read([LENGTH - 1])[0].shape == (192, 320, 3)
+    annotation = video.annotation(2)
+    assert annotation.mask is not None
+    for (x1, y1, x2, y2), label in zip(annotation.boxes.astype(int), annotation.labels, strict=True):
+        assert (annotation.mask[y1:y2, x1:x2] == label + 1).mean() > 0.1
 
 
 def test_boxes_hold_their_class_in_the_masks(made):
