@@ -163,7 +163,9 @@ def test_zero_flow_explains_nothing_and_exact_flow_everything(tmp_path):
     measures = end_point_error(pairs, Processes("cpu"))(network)
     lengths = [np.linalg.norm(pairs[i].flow[0, 0]) for i in range(2)]
     assert measures["zero"] == pytest.approx(np.mean(lengths), rel=1e-5)
-    assert measures == pytest.approx({"explained": 0, "EPE": np.mean(lengths), "zero": np.mean(lengths), "ratio": 1})
+    assert measures == pytest.approx(
+        {"explained": 0, "EPE": np.mean(lengths), "zero": np.mean(lengths), "ratio": 1, "cells": 1}
+    )
     pairs.source._flow_list = pairs.source._flow_list[:1]
     pairs.source._image_list = pairs.source._image_list[:1]
     network.flow.bias.data = torch.from_numpy(pairs[0].flow[0, 0] / 40)

@@ -31,9 +31,9 @@ def chairs() -> TrainConfig:
 def synthetic() -> TrainConfig:
     """Pairs of `keywarp data synthesize-pairs`, on one or two CPU cores."""
     return TrainConfig(
-        steps=4_000,
+        steps=5_000,
         images_per_step=8,
-        rate_per_image=4e-4 / 8,
+        rate_per_image=8e-4 / 8,
         cosine=True,
         warmup=200,
         optimiser="adamw",

@@ -52,7 +52,9 @@ def train_flow(name: str, options: TrainFlowOptions) -> None:
     held_out = None if held_out_in is None else open_flow_pairs(held_out_in, "val")
     torch.manual_seed(config.seed)
     network = FLOW_NETWORKS[name](scale_channels=None).train()
-    if options.init is not None:
+    if options.init is None:
+        _stand_still(network)
+    else:
         load_flow(network, options.init)
     prepare(options.output, options.resume)
     run = Run(
@@ -92,50 +94,66 @@ def multi_scale_error(predictions: Sequence[Tensor], flow: Tensor) -> dict[str, 
     predictions: of `FlowNet.pyramid`, each `[N, 2, h, w]` in cells. flow: `[N, 2, H, W]` in pixels, NaN where unknown;
     a cell's is the mean over what is known in it, and it counts by how much that is.
     """
-    unknown_at = flow.isnan().any(dim=1, keepdim=True)
-    known, filled = (~unknown_at).float(), flow.masked_fill(unknown_at, 0)
     losses = {}
     for level, (prediction, stride, weight) in enumerate(zip(predictions, STRIDES, WEIGHTS, strict=True)):
-        share = F.avg_pool2d(known, stride, ceil_mode=True)  # [N, 1, h, w]
-        wanted = F.avg_pool2d(filled, stride, ceil_mode=True) / share.clamp(min=1e-6)
+        wanted, share = of_cells(flow, stride)
         error = (prediction.float() * stride - wanted).norm(dim=1, keepdim=True)
         name = "EPE" if level + 1 == len(STRIDES) else f"EPE {stride}"
         losses[name] = weight * (error * share).sum() / share.sum().clamp(min=1e-6)
     return losses
 
 
+def of_cells(flow: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """The mean flow in each cell, `[N, 2, h, w]`, and the share of the cell where flow is known, `[N, 1, h, w]`."""
+    known = ~flow.isnan().any(dim=1, keepdim=True)
+    share = F.avg_pool2d(known.float(), stride, ceil_mode=True)
+    return F.avg_pool2d(flow.where(known, 0), stride, ceil_mode=True) / share.clamp(min=1e-6), share
+
+
 def end_point_error(pairs: FlowPairs, processes: Processes) -> Callable[[nn.Module], dict[str, float]]:
     """A function from a flow network to its measures on all pairs, each process running its share of them.
 
     EPE: mean over all pixels of the distance between the flow that the network gives, resized to the images, and the
-    exact one, in pixels. zero: the same of no motion at all. ratio: of the two. explained: 1 − ratio.
+    exact one, in pixels. zero: the same of no motion at all. ratio: of the two. explained: 1 − ratio. cells: the ratio
+    at the cells in which the flow is used, where the exact flow is the mean over the cell.
     """
 
     @torch.inference_mode()
     def measure(network: nn.Module) -> dict[str, float]:
         device = next(network.parameters()).device
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums = torch.zeros(5, dtype=torch.float64)
         for index in range(processes.rank, len(pairs), processes.world):
             try:
                 pair = pairs[index]
             except UnreadableFrameError:
                 continue
-            current, reference = (
-                torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(device)
-                for image in (pair.current, pair.reference)
+            current, reference, exact = (
+                torch.from_numpy(array.copy()).permute(2, 0, 1)[None].to(device) for array in vars(pair).values()
             )
-            exact = torch.from_numpy(pair.flow).permute(2, 0, 1)  # [2, H, W]
-            found = in_pixels(network(Memory(reference, ()), Frame(current)).flow, pair.flow.shape[:2])[0].cpu()
-            known = ~exact.isnan().any(dim=0)
-            errors = [(found - exact).norm(dim=0)[known].sum(), exact.norm(dim=0)[known].sum(), known.sum()]
-            sums += torch.stack([e.double() for e in errors])
-        error, zero, count = torch.stack(processes.gather(sums)).sum(0).tolist()
+            cells = network(Memory(reference, ()), Frame(current)).flow
+            sums += _errors(cells, exact).cpu()
+        error, zero, count, in_cells, zero_in_cells = torch.stack(processes.gather(sums)).sum(0).tolist()
         if not count:
             raise InterruptedWorkError(f"none of the {len(pairs)} pairs of {pairs.name} can be read")
         ratio = error / max(zero, 1e-9)
-        return {"explained": 1 - ratio, "EPE": error / count, "zero": zero / count, "ratio": ratio}
+        return {
+            "explained": 1 - ratio,
+            "EPE": error / count,
+            "zero": zero / count,
+            "ratio": ratio,
+            "cells": in_cells / max(zero_in_cells, 1e-9),
+        }
 
     return measure
+
+
+def _errors(cells: Tensor, exact: Tensor) -> Tensor:
+    """`[5]`: summed over pixels the errors of this flow in cells and of none, and 1; the errors summed over cells."""
+    known = ~exact.isnan().any(dim=1)
+    pixels = [(in_pixels(cells, exact.shape[-2:]) - exact).norm(dim=1)[known], exact.norm(dim=1)[known], known]
+    wanted, share = of_cells(exact, STRIDES[-1])
+    coarse = [(flow.norm(dim=1, keepdim=True) * share) for flow in (cells * STRIDES[-1] - wanted, wanted)]
+    return torch.stack([values.sum().double() for values in (*pixels, *coarse)])
 
 
 def in_pixels(flow: Tensor, size: Sequence[int]) -> Tensor:
@@ -143,6 +161,13 @@ def in_pixels(flow: Tensor, size: Sequence[int]) -> Tensor:
     stride = STRIDES[-1]
     whole = F.interpolate(flow.float() * stride, scale_factor=stride, mode="bilinear", align_corners=False)
     return whole[..., : size[0], : size[1]]
+
+
+def _stand_still(network: FlowNet) -> None:
+    """Let the network start from no motion: from random flow, the first steps would go into undoing that."""
+    for head in (*network.decoder.flows, network.flow):
+        assert isinstance(head, nn.Conv2d)
+        nn.init.zeros_(head.weight)
 
 
 def _configured(options: TrainFlowOptions) -> TrainConfig:
