@@ -24,6 +24,8 @@ app = App(
 
 data = App(name="data", help="Annotated videos: make them, check them, convert them.")
 app.command(data)
+speed = App(name="benchmark", help="Measure speed, side by side in one run.")
+app.command(speed)
 
 models = App(name="models", help="List methods with what they cost; show, pull and push weight files.")
 app.command(models)
@@ -137,7 +139,7 @@ def explain(
     explaining.explain(method, interval=interval, radius=radius, frames=frames, svg=svg)
 
 
-@app.command
+@speed.default
 def benchmark(
     video: str,
     *,
@@ -181,6 +183,33 @@ def benchmark(
         batch=batch,
         device=device,
         keep_memory=keep_memory,
+        output=output,
+    )
+
+
+@speed.command(name="data")
+def benchmark_data(
+    dataset: str,
+    *,
+    method: str = "dff",
+    recipe: Annotated[str | None, Parameter(help="as of `train`")] = "synthetic",
+    workers: Annotated[tuple[int, ...], Parameter(help="processes that read data", consume_multiple=True)] = (0, 1, 2),
+    steps: Annotated[int, Parameter(help="of each measurement")] = 20,
+    rounds: Annotated[int, Parameter(help="each count of workers is measured once a round")] = 3,
+    threads: Annotated[int, Parameter(help="of the networks on the CPU")] = 1,
+    output: Annotated[Path | None, Parameter(help="also write the figures to this JSON file")] = None,
+) -> None:
+    """Measure how fast training clips are read, and the share of time that training waits for them."""
+    from keywarp.training import data_speed
+
+    data_speed.benchmark_data(
+        dataset,
+        method=method,
+        recipe_name=recipe,
+        workers=workers,
+        steps=steps,
+        rounds=rounds,
+        threads=threads,
         output=output,
     )
 

@@ -39,7 +39,7 @@ def train(method: str, options: TrainOptions) -> None:
     processes = Processes(options.device)
     config = configured(recipe(options.recipe, method, options.task), options)
     prepare(options.output, options.resume)
-    datasets = [open_dataset(*split_of(address)) for address in options.data]
+    datasets = open_data(options.data)
     held_out = _held_out(options, datasets)
     torch.manual_seed(config.seed)
     model = build(method, config, options, datasets)
@@ -79,23 +79,28 @@ def prepare(folder: Path, resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def split_of(address: str) -> tuple[str, str]:
-    """Data set and split of FOLDER or FOLDER:SPLIT; by default train, or all where there are no splits."""
+def open_data(addresses: Sequence[str]) -> list[VideoDataset]:
+    """The data sets to train on."""
+    return [open_dataset(*split_of(address)) for address in addresses]
+
+
+def split_of(address: str, default: str = "train") -> tuple[str, str]:
+    """Data set and split of FOLDER or FOLDER:SPLIT; of a data set without splits, all of it."""
     folder, colon, split = address.rpartition(":")
     if colon and folder and "/" not in split and "\\" not in split:
         return folder, split
-    return address, "all" if splits(address) == ("all",) else "train"
+    return address, "all" if splits(address) == ("all",) else default
 
 
 def _held_out(options: TrainOptions, datasets: Sequence[VideoDataset]) -> VideoDataset | None:
-    if options.val is not None:
-        folder, split = split_of(options.val)
-        held_out = open_dataset(folder, "val" if split == "train" and ":train" not in options.val else split)
-    else:
+    """What is validated on; None where there is nothing."""
+    if options.val is None:
         folder, _ = split_of(options.data[0])
         if "val" not in splits(folder):
             return None
         held_out = open_dataset(folder, "val")
+    else:
+        held_out = open_dataset(*split_of(options.val, "val"))
     if held_out.classes != datasets[0].classes:
         raise UserError(f"{held_out.name} has other classes than {datasets[0].name}; `keywarp data check` lists them")
     return held_out
