@@ -37,7 +37,13 @@ class ToyFrames(Frames):
 
 class ToyVideo(Video):
     def __init__(
-        self, seed: int, length: int = 12, first: int = 0, step: int = 1, broken: Sequence[int] = (), empty: bool = False
+        self,
+        seed: int,
+        length: int = 12,
+        first: int = 0,
+        step: int = 1,
+        broken: Sequence[int] = (),
+        empty: bool = False,
     ) -> None:
         self.name = f"toy-{seed}"
         self.seed = seed

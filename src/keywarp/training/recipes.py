@@ -62,7 +62,7 @@ def iff() -> TrainConfig:
 def synthetic() -> TrainConfig:
     """The synthetic benchmark on two CPU cores: MobileNetV2, from ImageNet weights, at 192 × 320."""
     return TrainConfig(
-        steps=2_400,
+        steps=2_000,
         images_per_step=8,
         rate_per_image=1.25e-4,
         optimiser="adamw",
@@ -81,7 +81,7 @@ def synthetic() -> TrainConfig:
             "anchor_scales": (2.0, 4.0, 7.0),
             "flow": "flownet-tiny",
         },
-        validate_every=1_200,
+        validate_every=1_000,
         save_every=200,
     )
 
