@@ -20,6 +20,7 @@ app = App(
     version=__version__,
     default_parameter=Parameter(negative=()),
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 data = App(name="data", help="Annotated videos: make them, check them, convert them.")
