@@ -131,8 +131,18 @@ def test_a_frame_missing_in_sintel_is_told(tmp_path):
     folder = write_sintel(tmp_path / "Sintel", frames=4)
     (folder / "training/clean/alley/frame_0001.png").unlink()
     (folder / "training/flow/alley/frame_0003.flo").unlink()
-    with pytest.raises(UserError, match=r"incomplete: .*frame_0001\.flo has not the image of its number"):
+    with pytest.raises(UserError, match=r"incomplete: .* do not go together from .*frame_0001\.flo on"):
         open_flow_pairs(folder)
+    (folder / "training/flow/alley/frame_0001.flo").unlink()
+    with pytest.raises(UserError, match="incomplete"):
+        open_flow_pairs(folder)
+
+
+def test_an_image_missing_in_things_is_told(tmp_path):
+    folder = write_things(tmp_path / "FlyingThings3D")
+    (folder / "frames_cleanpass/TEST/A/0000/left/0008.png").unlink()
+    with pytest.raises(UserError, match="incomplete"):
+        open_flow_pairs(folder, "val")
 
 
 def test_things_go_both_ways_and_what_moves_too_far_is_not_known(tmp_path):

@@ -74,14 +74,19 @@ def open_flow_pairs(address: str | Path, split: str = "train") -> FlowPairs:
     available = flow_splits(path)
     if split not in available:
         raise UserError(f"{path} has no split {split!r} with flow; it has {', '.join(available)}")
-    pairs = FlowPairs(_layout(path).read(path, split), f"{path} ({split})")
-    if not len(pairs):
+    try:
+        source = _layout(path).read(path, split)
+    except (IndexError, OSError) as error:  # torchvision's, of folders that lack something
+        raise UserError(f"{path} is incomplete: {error}") from None
+    images, flows = [first for first, _ in source._image_list], source._flow_list
+    if not flows:
         raise UserError(f"{path} lists no pairs in the split {split}; wanted at least one")
-    for (image, _), flow in zip(pairs.source._image_list, pairs.source._flow_list, strict=True):
-        # torchvision pairs the files off in their order: one that is missing would shift all that follow.
-        if _number(image) != _number(flow):
-            raise UserError(f"{path} is incomplete: {flow} has not the image of its number ({image} is next)")
-    return pairs
+    # torchvision pairs the files off in their order: one that is missing would shift all that follow.
+    numbers = [[_number(file) for file in files] for files in (images, flows)]
+    if numbers[0] != numbers[1]:
+        wrong = next((f for f, i, n in zip(flows, *numbers, strict=False) if i != n), path)
+        raise UserError(f"{path} is incomplete: images and flows do not go together from {wrong} on; look for gaps")
+    return FlowPairs(source, f"{path} ({split})")
 
 
 def flow_splits(address: str | Path) -> tuple[str, ...]:
