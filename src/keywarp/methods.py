@@ -73,7 +73,9 @@ class Networks(TypedDict, total=False):
 
     num_classes: without background. classes: their names. task: "detection" (R-FCN) or "segmentation". deformable: 0, 3
     or 6 deformable layers. task_layers: layers in the task network, 0, 1, 5, 12 or 21 (004, Table 5). shorter, longer:
-    input size in pixels. anchor_scales: in cells of 16 pixels. stride_in_1x1: the Caffe layout of the residual blocks.
+    input size in pixels. anchor_scales: in cells of 16 pixels. bins: position-sensitive ones along a region's side, 7;
+    3 suit objects of few cells. hard_examples: train the head on the hardest regions, else on any.
+    stride_in_1x1: the Caffe layout of the residual blocks.
     fixed: parts that do not train: feature_network, head, aligner. Weights are random until loaded. Only a ResNet has
     deformable layers, the Caffe layout and more than one task layer.
     """
@@ -86,6 +88,8 @@ class Networks(TypedDict, total=False):
     shorter: int
     longer: int
     anchor_scales: Sequence[float]
+    bins: int
+    hard_examples: bool
     stride_in_1x1: bool
     fixed: Sequence[str]
 
@@ -412,6 +416,8 @@ def frame_network(
     shorter: int = 600,
     longer: int = 1000,
     anchor_scales: Sequence[float] = (8, 16, 32),
+    bins: int = 7,
+    hard_examples: bool = True,
     stride_in_1x1: bool = False,
     fixed: Sequence[str] = (),
 ) -> tuple[FeatureNetwork, TaskHead, dict[str, Any]]:
@@ -428,7 +434,9 @@ def frame_network(
     if task == "segmentation":
         head = SegmentationHead(num_classes, channels=body.channels)
     else:
-        head = RFCNHead(num_classes, channels=body.channels, anchor_scales=anchor_scales)
+        head = RFCNHead(
+            num_classes, channels=body.channels, group=bins, anchor_scales=anchor_scales, hard_examples=hard_examples
+        )
     if task_layers == 0:
         if not isinstance(head, RFCNHead):
             raise UserError("task layers 0 (score maps as features) are for detection; give 1, 5, 12 or 21")

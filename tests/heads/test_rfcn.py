@@ -1,6 +1,6 @@
 import torch
 
-from keywarp.heads.rfcn import HARDEST, RFCNHead, hard_example_loss
+from keywarp.heads.rfcn import OBJECTS, REGIONS, RFCNHead, region_loss
 
 SIZE = (160, 240)
 
@@ -82,10 +82,10 @@ def test_the_hardest_regions_train():
     logits = torch.zeros(300, 3)
     logits[:200, 0] = 10  # sure of the background, and right
     logits.requires_grad_()
-    cls, box = hard_example_loss(regions, logits, torch.zeros(300, 4), torch.zeros(0, 4), torch.zeros(0).long())
+    cls, box = region_loss(regions, logits, torch.zeros(300, 4), torch.zeros(0, 4), torch.zeros(0).long())
     cls.backward()
     used = logits.grad.abs().sum(1) > 0
-    assert used.sum() == HARDEST
+    assert used.sum() == REGIONS
     assert used[200:].all(), "the unsure ones are the hardest"
     assert box == 0
 
@@ -93,7 +93,7 @@ def test_the_hardest_regions_train():
 def test_overlapping_regions_learn_class_and_offsets():
     regions = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 4], [50, 50, 60, 60]])
     logits, offsets = torch.zeros(3, 3, requires_grad=True), torch.zeros(3, 4, requires_grad=True)
-    cls, box = hard_example_loss(regions, logits, offsets, torch.tensor([[1.0, 0, 11, 10]]), torch.tensor([1]))
+    cls, box = region_loss(regions, logits, offsets, torch.tensor([[1.0, 0, 11, 10]]), torch.tensor([1]))
     (cls + box).backward()
     assert (logits.grad.argmin(1) == torch.tensor([2, 0, 0])).all()  # label 1 is column 2; IoU < 0.5 is background
     assert offsets.grad[0, 0] < 0

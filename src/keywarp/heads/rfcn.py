@@ -6,6 +6,7 @@ Legend: N images · C classes · G = 7 bins along a side · A = 9 anchors a cell
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,10 @@ from keywarp.ops.psroi import holds_cells, pool_bins
 from keywarp.structures import Detections, Features, Targets
 
 STDS = (0.1, 0.1, 0.2, 0.2)
-HARDEST = 128
-"""Regions that online hard example mining trains on."""
+REGIONS = 128
+"""Regions of an image that are trained on: the hardest (online hard example mining), or a random choice."""
+OBJECTS = 32
+"""So many of a random choice are objects at most."""
 
 
 class ScoreMaps(nn.Module):
@@ -65,6 +68,7 @@ class ScoreMapsHead(TaskHead):
     """Detections from the four score maps, as one level; nothing is learnt here (the task network with 0 layers).
 
     proposals: of each image. score_threshold, nms_threshold, max_detections: of the results. anchor_scales: in cells.
+    hard_examples: train on the hardest regions, as the papers do; else on a random choice, which starts faster.
     """
 
     def __init__(
@@ -79,9 +83,11 @@ class ScoreMapsHead(TaskHead):
         group: int = 7,
         anchor_scales: Sequence[float] = (8, 16, 32),
         anchor_ratios: Sequence[float] = (0.5, 1, 2),
+        hard_examples: bool = True,
     ) -> None:
         super().__init__()
         self.sizes = list(sizes)
+        self.hard_examples = hard_examples
         self.proposals = proposals
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
@@ -138,7 +144,7 @@ class ScoreMapsHead(TaskHead):
         return results
 
     def loss(self, features: Features, image_sizes: Sequence[tuple[int, int]], targets: Targets) -> dict[str, Tensor]:
-        """Mean over the images of `rpn_objectness`, `rpn_box`, and on the 128 hardest regions `cls` and `box`."""
+        """Mean over the images of `rpn_objectness`, `rpn_box`, and on the chosen regions `cls` and `box`."""
         rpn_cls, rpn_bbox, cls, bbox = (m.float() for m in self.maps(features))
         anchors = all_anchors(self.base_anchors, rpn_cls.shape[-2:], self.stride)
         with torch.no_grad():
@@ -159,15 +165,16 @@ class ScoreMapsHead(TaskHead):
         ):
             truth, labels = target["boxes"].to(region), target["labels"].to(region.device)
             first = rpn_loss(logits, deltas, anchors, size, truth)
-            rows.append(torch.stack([*first, *hard_example_loss(region, vote, offset[:, 4:], truth, labels)]))
+            second = region_loss(region, vote, offset[:, 4:], truth, labels, hardest=self.hard_examples)
+            rows.append(torch.stack([*first, *second]))
         means = torch.stack(rows).mean(dim=0)
         return dict(zip(("rpn_objectness", "rpn_box", "cls", "box"), means, strict=True))
 
 
-def hard_example_loss(
-    regions: Tensor, logits: Tensor, offsets: Tensor, truth: Tensor, labels: Tensor
+def region_loss(
+    regions: Tensor, logits: Tensor, offsets: Tensor, truth: Tensor, labels: Tensor, *, hardest: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Class and box loss of one image on the `HARDEST` regions with the highest sum of both.
+    """Class and box loss of one image on `REGIONS` of its regions: those with the highest sum of both, or any.
 
     regions: `[R, 4]`. logits: `[R, C + 1]`. offsets: `[R, 4]`. truth: `[M, 4]` with labels `[M]`, 0-based. A region is
     an object when it overlaps one at IoU ≥ 0.5. No suppression among the hard examples.
@@ -182,8 +189,18 @@ def hard_example_loss(
         each = F.smooth_l1_loss(offsets[objects], targets, reduction="none").sum(dim=1)
         box_losses = box_losses.index_put((objects.nonzero()[:, 0],), each)
     class_losses = F.cross_entropy(logits, wanted, reduction="none")
-    hardest = (class_losses + box_losses).detach().topk(min(HARDEST, len(regions))).indices
-    return class_losses[hardest].sum() / max(len(hardest), 1), box_losses[hardest].sum() / HARDEST
+    if hardest:
+        chosen = (class_losses + box_losses).detach().topk(min(REGIONS, len(regions))).indices
+    else:
+        chosen = _any(wanted > 0)
+    return class_losses[chosen].sum() / max(len(chosen), 1), box_losses[chosen].sum() / REGIONS
+
+
+def _any(objects: Tensor) -> Tensor:
+    """Positions of a random choice of regions: at most `OBJECTS` that are objects, the rest background."""
+    order = torch.randperm(len(objects), device=objects.device)
+    ours = order[objects[order]][:OBJECTS]
+    return torch.cat([ours, order[~objects[order]][: REGIONS - len(ours)]])
 
 
 class RFCNHead(TaskHead):
@@ -201,7 +218,7 @@ class RFCNHead(TaskHead):
         group: int = 7,
         anchor_scales: Sequence[float] = (8, 16, 32),
         anchor_ratios: Sequence[float] = (0.5, 1, 2),
-        **options: float,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.score_maps = ScoreMaps(channels, num_classes, len(anchor_scales) * len(anchor_ratios), group)
@@ -210,7 +227,7 @@ class RFCNHead(TaskHead):
             group=group,
             anchor_scales=anchor_scales,
             anchor_ratios=anchor_ratios,
-            **options,  # type: ignore[arg-type]
+            **options,
         )
         self.lazy = True
 

@@ -27,9 +27,11 @@ class MobileNetV2(FeatureNetwork):
     """MobileNetV2 with stride 16 and a reduction to `channels`; parameter names are torchvision's.
 
     As in our ResNet, the last stage keeps its resolution: its depthwise 3×3s have stride 1 and dilation 2, and a 3×3
-    with dilation 6 and ReLU follows. That reads the 320 channels of the last block: the 1×1 to 1,280 channels behind it
-    was made for classifying, and with it the reduction alone would cost more than everything before it. For the same
-    reason `channels` is 256; 1,024, as of the papers' networks, would cost more than the backbone.
+    with ReLU follows. That reads the 320 channels of the last block: the 1×1 to 1,280 channels behind it was made for
+    classifying, and with it the reduction alone would cost more than everything before it. For the same reason
+    `channels` is 256; 1,024, as of the papers' networks, would cost more than the backbone. It has dilation 2, not 6,
+    which on small images would look past the objects, and a batch norm: the last block ends without one's non-linearity
+    and its channels differ much in size, which slows learning down.
     imagenet_weights: "DEFAULT" or another torchvision name, or a file; as of `load_backbone`.
     """
 
@@ -46,10 +48,9 @@ class MobileNetV2(FeatureNetwork):
         for module in self.features[LAST:].modules():
             if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
                 module.stride, module.dilation, module.padding = (1, 1), (2, 2), (2, 2)
-        self.reduction = nn.Sequential(nn.Conv2d(OUTPUTS, channels, 3, padding=6, dilation=6), nn.ReLU())
-        weight, bias = self.reduction.parameters()
-        nn.init.normal_(weight, std=0.01)
-        nn.init.zeros_(bias)
+        reduction = nn.Conv2d(OUTPUTS, channels, 3, padding=2, dilation=2, bias=False)
+        nn.init.kaiming_normal_(reduction.weight, mode="fan_out", nonlinearity="relu")
+        self.reduction = nn.Sequential(reduction, BatchNorm2d(channels), nn.ReLU())
         self.channels = channels
         self.low_channels = 96
         if imagenet_weights is not None:

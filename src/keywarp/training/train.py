@@ -23,6 +23,7 @@ from keywarp.networks.weight_files import load_weights, read_description, read_s
 from keywarp.options import TrainOptions
 from keywarp.training.clips import TrainingClips, collate
 from keywarp.training.config import FIELDS, TrainConfig
+from keywarp.training.flow_weights import load_flow
 from keywarp.training.loop import Run, fit
 from keywarp.training.processes import Processes
 from keywarp.training.recipes import recipe
@@ -129,6 +130,9 @@ def build(method: str, config: TrainConfig, options: TrainOptions, datasets: Seq
     _fill(model, options)
     if config.frozen_norms:
         freeze(model, stages=config.frozen_stages)
+    for part in model.children():
+        if not any(p.requires_grad for p in part.parameters()):
+            freeze(part, stages=0)
     return model.train()
 
 
@@ -142,8 +146,6 @@ def _fill(model: VideoModel, options: TrainOptions) -> None:
     if options.init_backbone is not None:
         load_backbone(model.feature_network, options.init_backbone)
     if options.init_flow is not None:
-        from keywarp.training.train_flow import load_flow
-
         load_flow(model.aligner, options.init_flow)
 
 
