@@ -22,7 +22,7 @@ from keywarp.model import VideoModel, frame_of
 from keywarp.networks.description import readable
 from keywarp.networks.download import sha256_of
 from keywarp.networks.sharing import pull, pulled, push
-from keywarp.networks.weight_files import read_description
+from keywarp.networks.weight_files import read_description, read_header
 from keywarp.partial_updating import PartialUpdater
 from keywarp.published import PUBLISHED, Published
 from keywarp.structures import Frame, Memory, Step
@@ -200,7 +200,7 @@ def print_models(as_json: bool = False) -> None:
 
 def show_model(file: Path, as_json: bool = False) -> None:
     """What a weight file says of its model, on standard output."""
-    description, digest = read_description(file), sha256_of(file)
+    description, digest = read_header(file), sha256_of(file)
     if as_json:
         print(json.dumps(description | {"sha256": digest}, indent=1, ensure_ascii=False))
         return

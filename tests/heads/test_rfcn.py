@@ -98,3 +98,30 @@ def test_overlapping_regions_learn_class_and_offsets():
     assert (logits.grad.argmin(1) == torch.tensor([2, 0, 0])).all()  # label 1 is column 2; IoU < 0.5 is background
     assert offsets.grad[0, 0] < 0
     assert (offsets.grad[1:] == 0).all()
+
+
+def test_any_regions_train_a_quarter_of_them_objects_at_most():
+    regions = torch.tensor([[0.0, 0, 10, 10]] * 60 + [[50.0, 50, 60, 60]] * 240)
+    used = torch.zeros(300)
+    for _ in range(20):
+        logits, offsets = torch.zeros(300, 3, requires_grad=True), torch.zeros(300, 4, requires_grad=True)
+        truth, labels = torch.tensor([[1.0, 0, 11, 10]]), torch.tensor([1])
+        cls, box = region_loss(regions, logits, offsets, truth, labels, hardest=False)
+        (cls + box).backward()
+        chosen = logits.grad.abs().sum(1) > 0
+        assert chosen.sum() == REGIONS
+        assert chosen[:60].sum() == OBJECTS
+        assert (offsets.grad.abs().sum(1) > 0).sum() == OBJECTS
+        used += chosen
+    assert (used > 0).all()
+
+
+def test_fewer_bins():
+    head = small_head(group=3)
+    assert head.score_maps.sizes[2:] == (9 * 6, 9 * 8)
+    x = features(1)
+    with torch.no_grad():
+        lazy = head(x, [SIZE])[0]
+        head.lazy = False
+        dense = head(x, [SIZE])[0]
+    assert torch.allclose(lazy.scores, dense.scores, atol=1e-5)

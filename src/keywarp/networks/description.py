@@ -81,13 +81,14 @@ def check_normalisation(module: nn.Module, description: Description, file: Path)
         )
 
 
-def readable(description: Description) -> list[tuple[str, str]]:
-    """The description as names and lines of text."""
+def readable(description: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The description of a model, or of a flow network, as names and lines of text."""
     classes, training = description.get("classes", []), description.get("training", {})
     rows = [
-        ("method", description["method"]),
-        ("arguments", _pairs(description["arguments"])),
-        ("classes", f"{len(classes)}: {', '.join(classes)}"),
+        ("method", description.get("method", "")),
+        ("flow network", description.get("flow", "")),
+        ("arguments", _pairs(description.get("arguments", {}))),
+        ("classes", f"{len(classes)}: {', '.join(classes)}" if classes else ""),
         ("input", _pairs(description.get("input", {}))),
         ("normalisation", _pairs(description.get("normalisation", {}))),
         ("versions", _pairs(description.get("versions", {}))),

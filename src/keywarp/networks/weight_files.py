@@ -85,19 +85,27 @@ def save_model(path: Path, module: nn.Module, description: Mapping[str, Any], *,
     return digest
 
 
-def read_description(path: str | Path) -> Description:
-    """How to build the model of a keywarp weight file, and what is known of it; raises UserError if it is none."""
+def read_header(path: str | Path) -> dict[str, Any]:
+    """What a keywarp weight file says of itself: a model, or a flow network by itself. Raises UserError."""
     try:
         with safe_open(path, framework="pt") as file:
-            description = json.loads((file.metadata() or {})["keywarp"])
-        if not isinstance(description["method"], str) or not isinstance(description["arguments"], dict):
-            raise ValueError("method and arguments build a model")
-        return cast(Description, {"classes": []} | description)
+            return dict(json.loads((file.metadata() or {})["keywarp"]))
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no .safetensors file: {error}") from None
     except (KeyError, ValueError, TypeError):
         advice = "name one with --model rfcn or dff and --weights"
         raise UserError(f"{path} does not say how to build its model; {advice}") from None
+
+
+def read_description(path: str | Path) -> Description:
+    """How to build the model of a keywarp weight file, and what is known of it; raises UserError if it is none."""
+    header = read_header(path)
+    if "flow" in header:
+        raise UserError(f"{path} holds a flow network, {header['flow']}; give it to `keywarp train` as --init-flow")
+    if not isinstance(header.get("method"), str) or not isinstance(header.get("arguments"), dict):
+        advice = "name one with --model rfcn or dff and --weights"
+        raise UserError(f"{path} does not say how to build its model; {advice}")
+    return cast(Description, {"classes": []} | header)
 
 
 def torchvision_state(name: str, weights: str | Path) -> dict[str, Tensor]:

@@ -1,0 +1,81 @@
+"""Every method learns two clips by heart: the loss falls to nearly nothing, and the boxes are right."""
+
+import pytest
+import torch
+
+from keywarp.methods import METHODS
+from keywarp.training.clips import TrainingClips, collate
+from keywarp.training.config import TrainConfig
+from keywarp.training.loop import Run, fit
+from keywarp.training.processes import Processes
+from keywarp.training.tasks import VideoTask
+from keywarp.training.validation import validation
+from test_papers import tiny_flow
+from training.test_loop import rows
+from training.toy import toy
+
+NETWORK = {
+    "backbone": "resnet-tiny",
+    "num_classes": 3,
+    "shorter": 128,
+    "longer": 192,
+    "anchor_scales": (2, 3, 4),
+    "bins": 3,
+    "hard_examples": False,
+    "fixed": (),  # of variants that fix a part too: their composition can learn
+}
+CONFIG = TrainConfig(
+    steps=400,
+    images_per_step=2,
+    rate_per_image=1e-3,
+    optimiser="adamw",
+    weight_decay=0.0,
+    cosine=True,
+    warmup=20,
+    clip_norm=10.0,
+    rates={"feature_network.": 0.5, "aligner.": 0.1},
+    frozen_norms=False,
+    flip=0.0,
+    validate_every=10**6,
+    save_every=10**6,
+)
+ALIKE = {
+    "dff-fix-n": "dff",
+    "dff-fix-f": "dff",
+    "dff-separate": "rfcn",
+    "dff-half": "dff",
+    "dff-inception": "dff",
+    "thp-c1": "thp-c3",
+    "thp-c2": "thp-c3",
+    "impression-a": "rfcn",
+    "impression-e": "impression-d",
+    "iff-d": "iff-c",
+    "iff-e": "iff-c",
+    "optflow-a": "fgfa",
+    "optflow-b": "fgfa",
+}
+"""Names that train the same composition as another here, where all parts train and flow networks are tiny."""
+FAMILIES = ("rfcn", "dff", "thp-c3", "impression-d", "psla-c", "iff-c")
+"""One of each paper, tested always; the others with `pytest -m long`."""
+
+
+def names():
+    for name in METHODS:
+        if name != "sff" and name not in ALIKE:
+            yield name if name in FAMILIES else pytest.param(name, marks=pytest.mark.long)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names())
+def test_two_clips_by_heart(name, tmp_path):
+    torch.manual_seed(0)
+    options = NETWORK | tiny_flow(name, {}) | ({"deformable": 3} if name in ("iff-f", "iff-g", "iff-h") else {})
+    model = METHODS[name](**options).train()
+    data = toy(2, length=6, first=3, step=9)  # one labelled frame each
+    clips = TrainingClips([data], model.training_plan, model.transform, CONFIG)
+    fit(Run(VideoTask(model), clips, collate, CONFIG, tmp_path, lambda *_: None, workers=0))
+    # A third of THP's clips is computed anew as a whole, so the area stays.
+    course = [row["loss"] - row.get("update_area", 0) for row in rows(tmp_path)]
+    first, last = sum(course[:10]) / 10, sum(course[-10:]) / 10
+    assert last < 0.1 * first, f"{first:.3f} → {last:.3f}"
+    assert validation(data, Processes("cpu"))(model.eval())["mAP"] == 1
