@@ -201,14 +201,15 @@ def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_resumes_to_the_same_weights(how, tmp_path):
     subprocess.run([sys.executable, script(tmp_path / "whole", steps=12)], check=True, env=ENVIRONMENT)
     folder = tmp_path / "killed"
     child = subprocess.Popen([sys.executable, script(folder, steps=12)], env=ENVIRONMENT)
     deadline = time.time() + 120
     while not (folder / "last.ckpt").exists() and time.time() < deadline:
         time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
+    os.kill(child.pid, how)
     child.wait()
     assert not (folder / "saved" / "model.pt").exists()
     subprocess.run([sys.executable, script(folder, steps=12, resume=True)], check=True, env=ENVIRONMENT)

@@ -16,7 +16,7 @@ class TrainConfig:
     """One training run.
 
     steps: of the optimiser. images_per_step: labelled frames (clips) a step, over all processes and accumulations.
-    rate_per_image: the learning rate is this times images_per_step. drops: steps after which the rate falls tenfold.
+    rate_per_image: the learning rate is this times images_per_step. drops: steps after which it falls to `fall` of it.
     cosine: falls to zero along a cosine instead. warmup: steps over which the rate rises from `warmup_from` of itself.
     optimiser, momentum, weight_decay: AdamW has no momentum of its own here. Biases and norms are not decayed.
     rates: factors on the rate of parameters by the beginning of their name, the longest fitting one counts.
@@ -40,6 +40,7 @@ class TrainConfig:
     images_per_step: int = 4
     rate_per_image: float = 2.5e-4
     drops: tuple[int, ...] = ()
+    fall: float = 0.1
     cosine: bool = False
     warmup: int = 0
     warmup_from: float = 0.1
@@ -101,7 +102,7 @@ class TrainConfig:
             rise = self.warmup_from + (1 - self.warmup_from) * step / self.warmup
         if self.cosine:
             return rise * (1 + math.cos(math.pi * step / self.steps)) / 2
-        return rise * 0.1 ** sum(step >= drop for drop in self.drops)
+        return rise * self.fall ** sum(step >= drop for drop in self.drops)
 
     def shortened(self, steps: int) -> TrainConfig:
         """The same course in another number of steps: warm-up and drops at the same shares of it."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -89,6 +91,7 @@ def fit(run: Run) -> Progress:
             if fabric.is_global_zero:
                 log.guard("best weights", lambda: run.save(judged, "best", measures, progress.step))
 
+    before = signal.signal(signal.SIGTERM, _interrupt)  # how schedulers of clusters end a job
     try:
         batches = iter(loader)
         while progress.step < config.steps:
@@ -130,11 +133,16 @@ def fit(run: Run) -> Progress:
         log.say(f"interrupted at step {progress.step}; --resume goes on from there")
         raise
     finally:
+        signal.signal(signal.SIGTERM, before)
         log.close()
     if fabric.is_global_zero:
         run.save(network if mean is None else mean.module, "model", log.measures, progress.step)
     fabric.barrier()
     return progress
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def build_optimiser(task: Task, config: TrainConfig) -> torch.optim.Optimizer:

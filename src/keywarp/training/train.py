@@ -158,7 +158,11 @@ def trained(model: nn.Module) -> str:
 
 def plan_of(config: TrainConfig) -> str:
     """The learning rate and how it comes about."""
-    course = "a cosine to 0" if config.cosine else f"divided by 10 after {', '.join(map(str, config.drops)) or 'never'}"
+    course = (
+        "a cosine to 0"
+        if config.cosine
+        else f"times {config.fall:g} after {', '.join(map(str, config.drops)) or 'never'}"
+    )
     return (
         f"{config.steps} steps of {config.images_per_step} images; learning rate {config.rate:g} = "
         f"{config.rate_per_image:g} × {config.images_per_step} images a step, {course}; warm-up {config.warmup} steps"
