@@ -74,9 +74,9 @@ class Networks(TypedDict, total=False):
     num_classes: without background. classes: their names. task: "detection" (R-FCN) or "segmentation". deformable: 0, 3
     or 6 deformable layers. task_layers: layers in the task network, 0, 1, 5, 12 or 21 (004, Table 5). shorter, longer:
     input size in pixels. anchor_scales: in cells of 16 pixels. bins: position-sensitive ones along a region's side, 7;
-    3 suit objects of few cells. hard_examples: train the head on the hardest regions, else on any.
-    stride_in_1x1: the Caffe layout of the residual blocks.
-    fixed: parts that do not train: feature_network, head, aligner. Weights are random until loaded. Only a ResNet has
+    3 suit objects of few cells. hard_examples: train the head on the hardest regions, else on any. auxiliary: a further
+    loss in training that names the object at every cell. stride_in_1x1: the Caffe layout of the residual blocks. fixed:
+    parts that do not train: feature_network, head, aligner. Weights are random until loaded. Only a ResNet has
     deformable layers, the Caffe layout and more than one task layer.
     """
 
@@ -90,6 +90,7 @@ class Networks(TypedDict, total=False):
     anchor_scales: Sequence[float]
     bins: int
     hard_examples: bool
+    auxiliary: bool
     stride_in_1x1: bool
     fixed: Sequence[str]
 
@@ -418,6 +419,7 @@ def frame_network(
     anchor_scales: Sequence[float] = (8, 16, 32),
     bins: int = 7,
     hard_examples: bool = True,
+    auxiliary: bool = False,
     stride_in_1x1: bool = False,
     fixed: Sequence[str] = (),
 ) -> tuple[FeatureNetwork, TaskHead, dict[str, Any]]:
@@ -435,7 +437,12 @@ def frame_network(
         head = SegmentationHead(num_classes, channels=body.channels)
     else:
         head = RFCNHead(
-            num_classes, channels=body.channels, group=bins, anchor_scales=anchor_scales, hard_examples=hard_examples
+            num_classes,
+            channels=body.channels,
+            group=bins,
+            anchor_scales=anchor_scales,
+            hard_examples=hard_examples,
+            auxiliary=auxiliary and task_layers > 0,
         )
     if task_layers == 0:
         if not isinstance(head, RFCNHead):

@@ -1,6 +1,7 @@
 import torch
+from torchvision.ops import box_iou
 
-from keywarp.heads.rfcn import OBJECTS, REGIONS, RFCNHead, region_loss
+from keywarp.heads.rfcn import COPIES, OBJECTS, REGIONS, RFCNHead, cell_labels, moved_copies, region_loss
 
 SIZE = (160, 240)
 
@@ -125,3 +126,34 @@ def test_fewer_bins():
         head.lazy = False
         dense = head(x, [SIZE])[0]
     assert torch.allclose(lazy.scores, dense.scores, atol=1e-5)
+
+
+def test_moved_copies_are_near_their_boxes():
+    boxes = torch.tensor([[0.0, 10, 60, 90], [200, 100, 240, 150]])
+    copies = moved_copies(boxes, SIZE)
+    assert 0 < len(copies) <= COPIES
+    assert (box_iou(copies, boxes).amax(dim=1) >= 0.5).all()
+    assert (copies != boxes[:1]).any(dim=1).all()
+    assert (copies[:, 2] <= SIZE[1]).all()
+    assert (copies >= 0).all()
+    assert moved_copies(boxes[:0], SIZE).shape == (0, 4)
+
+
+def test_a_cell_is_of_the_smallest_box_around_its_centre():
+    boxes = torch.tensor([[0.0, 0, 48, 32], [16, 0, 32, 16], [60, 60, 64, 64]])
+    labels = cell_labels(boxes, torch.tensor([4, 0, 2]), (3, 4), 16)
+    assert labels.tolist() == [[5, 1, 5, 0], [5, 5, 5, 0], [0, 0, 0, 0]]
+    assert cell_labels(boxes[:0], torch.zeros(0).long(), (1, 2), 16).tolist() == [[0, 0]]
+
+
+def test_the_auxiliary_head_learns_and_changes_no_detection():
+    head, x = small_head(auxiliary=True), features()
+    losses = head.loss(x, [SIZE], [target((20, 20, 90, 80, 3))])
+    losses["auxiliary"].backward()
+    assert head.auxiliary.weight.grad[4].abs().sum() > 0
+    assert all(p.grad is None for p in head.score_maps.parameters())
+    with torch.inference_mode():
+        (before,) = head(x, [SIZE])
+        torch.nn.init.normal_(head.auxiliary.weight)
+        (after,) = head(x, [SIZE])
+    assert torch.equal(before.scores, after.scores)

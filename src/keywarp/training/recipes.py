@@ -67,6 +67,7 @@ SMALL = {
     "anchor_scales": (2.0, 4.0, 7.0),
     "bins": 3,
     "hard_examples": False,
+    "auxiliary": True,
 }
 """A small network for the synthetic benchmark."""
 
@@ -74,22 +75,20 @@ SMALL = {
 def synthetic() -> TrainConfig:
     """The synthetic benchmark on two CPU cores: MobileNetV2, from ImageNet weights, at 192 × 320."""
     return TrainConfig(
-        steps=5_000,
+        steps=4_000,
         images_per_step=4,
-        rate_per_image=5e-4 / 4,
+        rate_per_image=1e-3 / 4,
         optimiser="adamw",
-        weight_decay=1e-4,
+        weight_decay=1e-2,
         cosine=True,
         warmup=200,
         clip_norm=10.0,
-        ema=0.998,
-        frozen_stages=0,
-        frozen_norms=False,
+        frozen_stages=3,
         rates={"feature_network.features.": 0.2},
         zoom=(0.8, 1.25),
         colour=0.2,
         model=SMALL,
-        validate_every=2_500,
+        validate_every=2_000,
         save_every=250,
     )
 
