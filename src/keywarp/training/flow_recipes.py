@@ -26,20 +26,20 @@ def chairs() -> TrainConfig:
 
 
 def synthetic() -> TrainConfig:
-    """Pairs of `keywarp data synthesize-pairs`, on one or two CPU cores."""
+    """Pairs of `keywarp data synthesize-pairs`, on one or two CPU cores: few large steps, and short ones (clipping)."""
     return TrainConfig(
-        steps=5_000,
-        images_per_step=8,
-        rate_per_image=8e-4 / 8,
+        steps=2_000,
+        images_per_step=16,
+        rate_per_image=2e-3 / 16,
         cosine=True,
-        warmup=200,
+        warmup=100,
+        clip_norm=2.0,
         optimiser="adamw",
         weight_decay=4e-4,
-        zoom=(0.8, 1.5),
-        colour=0.3,
-        model={"crop": (128, 192)},
+        zoom=(1.0, 1.3),
+        model={"crop": (192, 256)},
         validate_every=500,
-        save_every=250,
+        save_every=100,
     )
 
 
