@@ -200,13 +200,14 @@ def test_pairs_are_read_as_flying_chairs(tmp_path):
         assert np.median(np.abs(moved - first)) < 0.5 * np.median(np.abs(second - first)) + 0.5
 
 
-def test_displacements_of_pairs_are_mostly_small_with_a_long_tail(tmp_path):
+def test_the_ground_of_pairs_moves_more_than_things_against_it(tmp_path):
     synthesize_pairs(tmp_path / "FlyingChairs", pairs=25, size=(64, 256), workers=1)
-    flows = [flow for _, _, flow in FlyingChairs(str(tmp_path), "train")]
-    length = np.concatenate([np.hypot(*flow).ravel() for flow in flows])
-    assert 1 < np.median(length) < 9
-    assert np.percentile(length, 99) > 18
-    assert length.max() < 90
+    flows = np.stack([flow for _, _, flow in FlyingChairs(str(tmp_path), "train")])  # [P, 2, H, W]
+    length = np.hypot(flows[:, 0], flows[:, 1])
+    assert 4 < np.median(length) < 9
+    assert 11 < np.percentile(length, 99) < 40
+    ground = np.median(flows, axis=(2, 3), keepdims=True)
+    assert 0.5 < np.hypot(*(flows - ground).swapaxes(0, 1)).mean() < 0.8 * length.mean()
 
 
 def test_pairs_are_the_same_for_the_same_seed_and_go_on(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from keywarp.errors import UserError, unknown
@@ -95,24 +96,7 @@ def synthetic() -> TrainConfig:
 
 def synthetic_video() -> TrainConfig:
     """The synthetic benchmark, from a trained per-frame detector (--init): all parts together, at a low rate."""
-    return TrainConfig(
-        steps=2_000,
-        images_per_step=4,
-        rate_per_image=1e-4 / 4,
-        optimiser="adamw",
-        weight_decay=1e-4,
-        cosine=True,
-        warmup=100,
-        clip_norm=10.0,
-        ema=0.998,
-        frozen_stages=0,
-        rates={"feature_network.features.": 0.2},
-        zoom=(0.8, 1.25),
-        colour=0.2,
-        model=SMALL,
-        validate_every=1_000,
-        save_every=250,
-    )
+    return replace(synthetic(), steps=1_000, rate_per_image=2e-4 / 4, warmup=50, validate_every=1_000)
 
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
