@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/keywarp detect "$(VIDEO)" --model "$(MODEL)" --output "$(OUT)" --overwrite $(if $(filter demo,$(MODEL)),--threshold 0.35)
 
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
