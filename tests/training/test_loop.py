@@ -25,7 +25,7 @@ from training.toy import toy
 CONFIG = TrainConfig(
     steps=8, images_per_step=2, rate_per_image=1e-3, save_every=3, validate_every=100, drops=(6,), warmup=2, ema=0.5
 )
-OPTIONS = TINY | {"anchor_scales": (1, 1.5, 2), "bins": 3, "hard_examples": False}
+OPTIONS = TINY | {"anchor_scales": (1, 1.5, 2), "bins": 3}
 
 
 def run_of(folder, config=CONFIG, method="dff", data=None, **more) -> Run:
