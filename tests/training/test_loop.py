@@ -164,6 +164,16 @@ def test_nothing_to_train_is_told():
         build_optimiser(VideoTask(model), CONFIG)
 
 
+def test_stills_teach_a_model_with_fixed_networks_nothing(tmp_path):
+    config = replace(CONFIG, steps=2, ema=0.0)
+    run = run_of(tmp_path, config, "dff-fix-n", [toy(length=1, first=0)])
+    before = {name: p.clone() for name, p in run.task.network.named_parameters()}
+    fit(run)
+    assert max(losses(tmp_path)) == 2
+    after = dict(run.task.network.named_parameters())
+    assert all(torch.equal(before[n], after[n]) for n in before if not n.startswith("aligner."))
+
+
 SCRIPT = """
 import sys, torch
 from dataclasses import replace

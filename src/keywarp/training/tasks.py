@@ -40,4 +40,8 @@ class VideoTask(Task):
             share = len(group.clips) / len(batch)
             for name, loss in model.loss(group.clips, plan.steps, group.targets).items():
                 totals[name] = totals.get(name, torch.zeros((), device=loss.device)) + share * loss
+        if not any(loss.requires_grad for loss in totals.values()):
+            # Stills, of a model that trains nothing but what carries features: their gradient is zero, not missing.
+            nothing = 0 * next(p for p in model.parameters() if p.requires_grad).sum()
+            totals = {name: loss + nothing for name, loss in totals.items()}
         return totals
