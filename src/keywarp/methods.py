@@ -406,6 +406,11 @@ METHODS: dict[str, Callable[..., VideoModel]] = {
 """Builders by name: a row of a paper's table each. Those that differ in post-processing alone are built alike."""
 
 
+def preset(name: str) -> dict[str, Any]:
+    """The arguments that a method's name stands for, which a recipe leaves alone."""
+    return dict(_ROWS[name][1])
+
+
 def frame_network(
     backbone: str,
     *,

@@ -10,6 +10,9 @@ import torch
 from keywarp.cli import main
 from keywarp.methods import METHODS
 from keywarp.networks.weight_files import load_weights, read_description, read_state_dict
+from keywarp.options import TrainOptions
+from keywarp.training.config import TrainConfig
+from keywarp.training.train import build, open_data
 from training.toy import ToyVideo
 
 RECIPE = """
@@ -170,3 +173,13 @@ def test_other_classes_are_told(data, tmp_path, capsys):
     (tmp_path / "v0").symlink_to(data / "v0")
     assert train(data, tmp_path / "run", "rfcn", "--val", str(tmp_path)) == 2
     assert "has other classes than" in capsys.readouterr().err
+
+
+def test_a_recipe_leaves_alone_what_a_methods_name_stands_for(data):
+    config = TrainConfig(steps=1, model={"backbone": "resnet-tiny", "flow": "flownet-tiny"})
+    options = TrainOptions(data=[str(data)])
+    flows = [
+        build(name, config, options, open_data(options.data)).description["arguments"]["flow"]
+        for name in ("dff", "dff-half")
+    ]
+    assert flows == ["flownet-tiny", "flownet-half"]

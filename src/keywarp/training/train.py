@@ -15,7 +15,7 @@ from keywarp.data.datasets import VideoDataset
 from keywarp.data.reading import open_dataset, splits
 from keywarp.errors import UserError, unknown
 from keywarp.loading import options_of
-from keywarp.methods import METHODS
+from keywarp.methods import METHODS, preset
 from keywarp.model import VideoModel
 from keywarp.networks.pretrained import load_backbone
 from keywarp.networks.resnet import freeze
@@ -125,7 +125,8 @@ def build(method: str, config: TrainConfig, options: TrainOptions, datasets: Seq
         if name not in options_of(method):
             raise UserError(f"method {method} has no {name}; leave --{name} out")
     task = {"task": options.task} if options.task != "detection" else {}
-    arguments = {k: v for k, v in (dict(config.model) | started).items() if k in options_of(method)} | given | task
+    of_recipe = {k: v for k, v in config.model.items() if k not in preset(method)}
+    arguments = {k: v for k, v in (of_recipe | started).items() if k in options_of(method)} | given | task
     model = METHODS[method](**(arguments | {"num_classes": len(classes), "classes": classes}))
     _fill(model, options)
     if config.frozen_norms:
