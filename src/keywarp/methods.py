@@ -447,7 +447,7 @@ def frame_network(
             group=bins,
             anchor_scales=anchor_scales,
             hard_examples=hard_examples,
-            auxiliary=auxiliary and task_layers > 0,
+            auxiliary=auxiliary,
         )
     if task_layers == 0:
         if not isinstance(head, RFCNHead):

@@ -93,8 +93,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no .safetensors file: {error}") from None
     except (KeyError, ValueError, TypeError):
-        advice = "name one with --model rfcn or dff and --weights"
-        raise UserError(f"{path} does not say how to build its model; {advice}") from None
+        raise _untold(path) from None
 
 
 def read_description(path: str | Path) -> Description:
@@ -103,9 +102,12 @@ def read_description(path: str | Path) -> Description:
     if "flow" in header:
         raise UserError(f"{path} holds a flow network, {header['flow']}; give it to `keywarp train` as --init-flow")
     if not isinstance(header.get("method"), str) or not isinstance(header.get("arguments"), dict):
-        advice = "name one with --model rfcn or dff and --weights"
-        raise UserError(f"{path} does not say how to build its model; {advice}")
+        raise _untold(path)
     return cast(Description, {"classes": []} | header)
+
+
+def _untold(path: str | Path) -> UserError:
+    return UserError(f"{path} does not say how to build its model; name one with --model rfcn or dff and --weights")
 
 
 def torchvision_state(name: str, weights: str | Path) -> dict[str, Tensor]:
