@@ -11,7 +11,7 @@ ROWS = [
     {"transform", "alignment", "scheduling", "interfaces", "plans"},
     {"aggregation", "updating", "losses"},
     {"model"},
-    {"networks", "heads", "adapters", "data", "evaluation", "partial_updating", "published"},
+    {"networks", "heads", "adapters", "data", "postprocess", "evaluation", "partial_updating", "published"},
     {"predictor", "methods", "loading", "oracle"},
     {
         "listing",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -182,6 +183,69 @@ class Detections:
             class_id=labels,
             data=data,
         )
+
+
+@dataclass(frozen=True)
+class VideoDetections:
+    """All boxes of one video as columns, by ascending frame: what post-processing and evaluation work on.
+
+    frames: `[M]` 0-based index of each box's frame. boxes: `[M, 4]` xyxy, pixels of the frame. scores: `[M]`. labels:
+    `[M]` 0-based class indices. tracks: `[M]` the same number for the same object throughout, −1 for none; or None.
+    Arrays of other number types are converted; rows in another order are sorted (stably). Raises ValueError for
+    shapes that do not fit, and for frames or labels below 0 and boxes or scores that are not finite.
+    """
+
+    frames: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    tracks: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        kinds = {"frames": np.int32, "boxes": np.float32, "scores": np.float32, "labels": np.int32, "tracks": np.int32}
+        columns = {name: np.asarray(getattr(self, name), kind) for name, kind in kinds.items() if name != "tracks"}
+        if self.tracks is not None:
+            columns["tracks"] = np.asarray(self.tracks, np.int32)
+        count = len(columns["frames"])
+        for name, column in columns.items():
+            wanted = (count, 4) if name == "boxes" else (count,)
+            if column.shape != wanted:
+                raise ValueError(f"{name} must be {list(wanted)} as there are {count} frames, got {list(column.shape)}")
+            if name in ("frames", "labels") and count and column.min() < 0:
+                raise ValueError(f"{name} must be at least 0, got {column.min()}")
+            if name in ("boxes", "scores") and not np.isfinite(column).all():
+                raise ValueError(f"{name} must be finite, got {column[~np.isfinite(column)][0]}")
+        if (np.diff(columns["frames"]) < 0).any():
+            order = np.argsort(columns["frames"], kind="stable")
+            columns = {name: column[order] for name, column in columns.items()}
+        for name, column in columns.items():
+            object.__setattr__(self, name, column)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: np.ndarray) -> VideoDetections:
+        """The rows that `index` (a mask or positions) selects."""
+        tracks = None if self.tracks is None else self.tracks[index]
+        return VideoDetections(self.frames[index], self.boxes[index], self.scores[index], self.labels[index], tracks)
+
+    @staticmethod
+    def of(detections: Sequence[Detections]) -> VideoDetections:
+        """From those of each frame, in the frames' order."""
+        parts = [d.cpu() for d in detections]
+        return VideoDetections(
+            np.repeat(np.arange(len(parts)), [len(d) for d in parts]),
+            np.concatenate([np.zeros((0, 4), np.float32), *(d.boxes.numpy() for d in parts)]),
+            np.concatenate([np.zeros(0, np.float32), *(d.scores.numpy() for d in parts)]),
+            np.concatenate([np.zeros(0, np.int64), *(d.labels.numpy() for d in parts)]),
+        )
+
+    def by_frame(self, count: int) -> list[Detections]:
+        """The detections of each of the frames 0 … count − 1."""
+        starts = np.searchsorted(self.frames, np.arange(count + 1))
+        boxes, scores, labels = (torch.from_numpy(c) for c in (self.boxes, self.scores, self.labels.astype(np.int64)))
+        spans = [slice(a, b) for a, b in pairwise(starts.tolist())]
+        return [Detections(boxes[s], scores[s], labels[s]) for s in spans]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What is done to a whole video's detections, ours or anybody's: linking, rescoring, suppression."""
