@@ -5,12 +5,24 @@ Legend: N frames together · C channels · (h, w) feature cells · (H, W) pixels
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from torch import Tensor, nn
 
-from keywarp.structures import Detections, Features, Targets
+from keywarp.structures import Detections, Features, Targets, VideoDetections
+
+Module = TypeVar("Module", bound=nn.Module)
+Suppression = Callable[[VideoDetections], VideoDetections]
+
+
+def with_parts(module: Module, **parts: nn.Module) -> Module:
+    """The same module with other parts of these names; everything else is shared."""
+    twin = copy.copy(module)
+    twin._modules = {**module._modules, **parts}
+    return twin
 
 
 class FeatureNetwork(nn.Module, ABC):
@@ -51,6 +63,14 @@ class TaskHead(nn.Module, ABC):
     def maps(self, features: Features) -> Sequence[Tensor]:
         """The maps that everything else is read from: the head's share of the convolutions."""
         raise NotImplementedError(f"{type(self).__name__} does not tell its maps")
+
+    def unsuppressed(self) -> tuple[TaskHead, Suppression]:
+        """This head without non-maximum suppression (weights shared), and that suppression, of a whole video's boxes.
+
+        What is done to whole videos starts from all boxes. Where a head's suppression cannot be taken out: itself, and
+        a function that changes nothing.
+        """
+        return self, lambda found: found
 
     def loss(self, features: Features, image_sizes: Sequence[tuple[int, int]], targets: Targets) -> dict[str, Tensor]:
         """The training losses by name, to be summed."""

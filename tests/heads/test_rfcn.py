@@ -2,6 +2,7 @@ import torch
 from torchvision.ops import box_iou
 
 from keywarp.heads.rfcn import COPIES, OBJECTS, REGIONS, RFCNHead, cell_labels, moved_copies, region_loss
+from keywarp.structures import VideoDetections
 
 SIZE = (160, 240)
 
@@ -32,6 +33,20 @@ def test_lazy_scores_are_the_dense_scores():
         assert len(ours) == len(dense) > 0
         torch.testing.assert_close(ours.scores, dense.scores, atol=1e-5, rtol=0)
         torch.testing.assert_close(ours.boxes, dense.boxes, atol=1e-3, rtol=0)
+
+
+@torch.inference_mode()
+def test_suppressing_the_boxes_of_the_unsuppressed_head_gives_the_head():
+    head, x = small_head(score_threshold=0.05), features(3)
+    raw, suppress = head.unsuppressed()
+    everything = raw(x, [SIZE] * 3)
+    found = head(x, [SIZE] * 3)
+    assert sum(map(len, everything)) > 2 * sum(map(len, found)) > 0
+    assert len(head(x, [SIZE] * 3)[0]) == len(found[0])  # the head itself is as it was
+    for ours, theirs in zip(suppress(VideoDetections.of(everything)).by_frame(3), found, strict=True):
+        torch.testing.assert_close(ours.scores, theirs.scores)
+        torch.testing.assert_close(ours.boxes, theirs.boxes)
+        assert torch.equal(ours.labels, theirs.labels)
 
 
 @torch.inference_mode()

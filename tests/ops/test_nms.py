@@ -2,7 +2,8 @@ import pytest
 import torch
 import torchvision
 
-from keywarp.ops.nms import multiclass_nms, nms
+from keywarp.ops.nms import multiclass_nms, nms, suppress_frames
+from keywarp.structures import VideoDetections
 
 
 def boxes_and_scores(count, spread=200.0, ties=False):
@@ -61,3 +62,18 @@ def test_equal_boxes_and_scores_leave_one():
     )
     assert position.tolist() == [0, 0]
     assert sorted(label.tolist()) == [0, 1]
+
+
+def test_suppressing_within_each_frame_and_class():
+    box, near, far = [0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60]
+    found = VideoDetections(
+        frames=[0, 0, 0, 2, 2, 2],
+        boxes=[box, near, near, near, far, box],
+        scores=[0.5, 0.9, 0.4, 0.2, 0.3, 0.1],
+        labels=[0, 0, 1, 0, 0, 0],
+    )
+    kept = suppress_frames(found, threshold=0.5, keep=5)
+    assert kept.frames.tolist() == [0, 0, 2, 2]
+    assert kept.scores.tolist() == pytest.approx([0.9, 0.4, 0.3, 0.2])
+    assert suppress_frames(found, threshold=1.0, keep=1).scores.tolist() == pytest.approx([0.9, 0.3])
+    assert len(suppress_frames(found[:0], threshold=0.5, keep=5)) == 0

@@ -5,7 +5,10 @@ Legend: N frames · A cells of all levels together · M boxes · (H, W) pixels o
 
 from __future__ import annotations
 
+import copy
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +18,8 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from keywarp.adapters import Parts
 from keywarp.adapters.onnx_graph import Graph, session, shape_of
 from keywarp.errors import UserError
-from keywarp.interfaces import FeatureNetwork, TaskHead
+from keywarp.interfaces import FeatureNetwork, Suppression, TaskHead
+from keywarp.ops.nms import suppress_frames
 from keywarp.structures import Detections, Features
 from keywarp.transform import ImageTransform
 
@@ -140,6 +144,11 @@ class YOLOXHead(TaskHead):
         strides = torch.cat([torch.full((len(g), 1), float(s)) for g, s in zip(grids, STRIDES, strict=True)])
         self.register_buffer("cells", cells, persistent=False)
         self.register_buffer("strides", strides, persistent=False)
+
+    def unsuppressed(self) -> tuple[TaskHead, Suppression]:
+        raw = copy.copy(self)
+        raw.overlap, raw.most = 1.0, sys.maxsize
+        return raw, partial(suppress_frames, threshold=self.overlap, keep=self.most)
 
     def forward(self, features: Features, image_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         results = []

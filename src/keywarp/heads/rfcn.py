@@ -5,7 +5,10 @@ Legend: N images · C classes · G = 7 bins along a side · A = 9 anchors a cell
 
 from __future__ import annotations
 
+import copy
+import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +18,8 @@ from torchvision.ops import box_iou, clip_boxes_to_image, ps_roi_pool, remove_sm
 
 from keywarp.heads.boxes import decode, encode
 from keywarp.heads.rpn import all_anchors, cell_anchors, flatten, propose, rpn_loss
-from keywarp.model import TaskHead
-from keywarp.ops.nms import multiclass_nms
+from keywarp.interfaces import Suppression, TaskHead, with_parts
+from keywarp.ops.nms import multiclass_nms, suppress_frames
 from keywarp.ops.psroi import holds_cells, pool_bins
 from keywarp.structures import Detections, Features, Targets
 
@@ -27,6 +30,8 @@ OBJECTS = 32
 """So many of a random choice are objects at most."""
 COPIES = 16
 """Moved copies of an image's true boxes that a random choice is made from too."""
+RAW_THRESHOLD = 1e-3
+"""Lowest score of the boxes that post-processing of whole videos starts from (FGFA's authors)."""
 BACKGROUND_WEIGHT = 0.1
 """Of a cell without object in the auxiliary loss."""
 
@@ -147,6 +152,12 @@ class ScoreMapsHead(TaskHead):
             )
             results.append(Detections(boxes[position], score, label))
         return results
+
+    def unsuppressed(self) -> tuple[TaskHead, Suppression]:
+        raw = copy.copy(self)
+        raw.score_threshold = max(self.score_threshold, RAW_THRESHOLD)
+        raw.nms_threshold, raw.max_detections = 1.0, sys.maxsize
+        return raw, partial(suppress_frames, threshold=self.nms_threshold, keep=self.max_detections)
 
     def loss(self, features: Features, image_sizes: Sequence[tuple[int, int]], targets: Targets) -> dict[str, Tensor]:
         """Mean over the images of `rpn_objectness`, `rpn_box`, and on the chosen regions `cls` and `box`."""
@@ -292,6 +303,10 @@ class RFCNHead(TaskHead):
     def maps(self, features: Features) -> tuple[Tensor, ...]:
         """The four dense score maps."""
         return self.dense.maps(self.score_maps(features))
+
+    def unsuppressed(self) -> tuple[TaskHead, Suppression]:
+        dense, suppression = self.dense.unsuppressed()
+        return with_parts(self, dense=dense), suppression
 
     def loss(self, features: Features, image_sizes: Sequence[tuple[int, int]], targets: Targets) -> dict[str, Tensor]:
         """See `ScoreMapsHead.loss`; with an auxiliary head also `auxiliary`, the cells' mean cross-entropy."""

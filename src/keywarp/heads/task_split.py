@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from keywarp.heads.rfcn import ScoreMaps
-from keywarp.interfaces import FeatureNetwork, TaskHead
+from keywarp.interfaces import FeatureNetwork, Suppression, TaskHead, with_parts
 from keywarp.structures import Detections, Features, Targets
 
 
@@ -41,6 +41,10 @@ class HeadWithTail(TaskHead):
 
     def maps(self, features: Features) -> Sequence[Tensor]:
         return self.head.maps((self.tail(features[0]),))
+
+    def unsuppressed(self) -> tuple[TaskHead, Suppression]:
+        head, suppression = self.head.unsuppressed()
+        return with_parts(self, head=head), suppression
 
     def loss(self, features: Features, image_sizes: Sequence[tuple[int, int]], targets: Targets) -> dict[str, Tensor]:
         return self.head.loss((self.tail(features[0]),), image_sizes, targets)

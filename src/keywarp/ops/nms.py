@@ -5,11 +5,15 @@ Legend: R boxes · C classes
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import batched_nms, box_iou
 from torchvision.ops import nms as torchvision_nms
+
+from keywarp.structures import VideoDetections
 
 BLOCK = 384
 
@@ -58,3 +62,15 @@ def multiclass_nms(
                 break
     best = torch.tensor(kept, dtype=torch.long, device=boxes.device)
     return best % max(R, 1), best // max(R, 1), by_class[best]
+
+
+def suppress_frames(detections: VideoDetections, *, threshold: float, keep: int) -> VideoDetections:
+    """What survives suppression within the classes of each frame: at most its best `keep`, by falling score."""
+    boxes, scores = torch.from_numpy(detections.boxes), torch.from_numpy(detections.scores)
+    labels = torch.from_numpy(detections.labels)
+    starts = np.flatnonzero(np.diff(detections.frames, prepend=-1))
+    kept = [
+        start + batched_nms(boxes[start:end], scores[start:end], labels[start:end], threshold)[:keep]
+        for start, end in pairwise([*starts.tolist(), len(detections)])
+    ]
+    return detections[torch.cat(kept).numpy()] if kept else detections
