@@ -9,7 +9,16 @@ import numpy as np
 
 from keywarp.data.datasets import Video
 
-__all__ = ["FAST_BELOW", "SLOW_ABOVE", "WINDOW", "motion_iou", "speed_shares", "video_motion_iou"]
+__all__ = [
+    "FAST_BELOW",
+    "SLOW_ABOVE",
+    "WINDOW",
+    "box_area",
+    "motion_iou",
+    "paired_iou",
+    "speed_shares",
+    "video_motion_iou",
+]
 
 WINDOW = 10
 """Frames on either side that a box is compared with."""
@@ -32,7 +41,7 @@ def motion_iou(boxes: np.ndarray, frames: np.ndarray, tracks: np.ndarray, window
         # In this order a track's boxes follow each other, so those near in time are near in the list.
         near = (known[step:] == known[:-step]) & (frames[step:] - frames[:-step] <= window)
         first = np.flatnonzero(near)
-        iou = _paired_iou(boxes[first], boxes[first + step])
+        iou = paired_iou(boxes[first], boxes[first + step])
         for side in (first, first + step):
             total[side] += iou
             count[side] += 1
@@ -68,8 +77,15 @@ def speed_shares(values: np.ndarray) -> dict[str, float]:
     return {name: float(group.sum()) / max(len(known), 1) for name, group in groups.items()}
 
 
-def _paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """`[P]` for the pairs of `[P, 4]` and `[P, 4]`; 0 where both are empty."""
-    overlap = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None).prod(1)
-    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - overlap
+def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """`[P]` for the pairs of `[P, 4]` and `[P, 4]`; 0 where both are empty, and for boxes with negative sides."""
+    width = np.minimum(a[:, 2], b[:, 2]) - np.maximum(a[:, 0], b[:, 0])
+    height = np.minimum(a[:, 3], b[:, 3]) - np.maximum(a[:, 1], b[:, 1])
+    overlap = np.maximum(width, 0) * np.maximum(height, 0)
+    union = box_area(a) + box_area(b) - overlap
     return overlap / np.where(union > 0, union, 1)
+
+
+def box_area(boxes: np.ndarray) -> np.ndarray:
+    """`[P]` of `[P, 4]`."""
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
