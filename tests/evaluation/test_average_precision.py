@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from random_videos import random_video
 
 from keywarp.evaluation.average_precision import RANGES, AveragePrecision
 from keywarp.evaluation.truth import Truth
@@ -212,28 +213,6 @@ def plain_ap(videos, label, threshold, name):
         area += (recall - before) * max(p for _, p in points[i:])
         before = recall
     return area
-
-
-def random_video(rng, classes=2, frames=5):
-    """A few objects; detections near them, near others' boxes, anywhere, with equal scores and degenerate boxes."""
-    labelled = np.flatnonzero(rng.random(frames) < 0.8)
-    count = int(rng.integers(0, 8)) if len(labelled) else 0
-    corner = rng.integers(0, 60, (count, 2)).astype(float)
-    boxes = np.concatenate([corner, corner + rng.integers(0, 60, (count, 2))], axis=1)
-    at = rng.choice(labelled, count) if count else np.zeros(0, int)
-    motion = rng.choice([0.0, 0.3, 0.7, 0.8, 0.9, 0.95, 1, np.nan], count)
-    truth = Truth(labelled, at, boxes, rng.integers(0, classes, count), np.full(count, -1), motion)
-    found = int(rng.integers(0, 30))
-    corner = rng.integers(0, 60, (found, 2)).astype(float)
-    guesses = np.concatenate([corner, corner + rng.integers(-4, 60, (found, 2))], axis=1)
-    frame, label = rng.integers(0, frames, found), rng.integers(0, classes, found)
-    if count:
-        near, which = rng.random(found) < 0.7, rng.integers(0, count, found)
-        guesses[near] = truth.boxes[which[near]] + rng.integers(-4, 5, (near.sum(), 4))
-        frame[near] = truth.frames[which[near]]
-        same = near & (rng.random(found) < 0.7)
-        label[same] = truth.labels[which[same]]
-    return VideoDetections(frame, guesses, rng.integers(1, 10, found) / 10, label), truth
 
 
 @pytest.mark.parametrize("threshold", ["vid", 0.5])
