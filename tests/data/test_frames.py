@@ -46,6 +46,10 @@ def test_video_frames_are_those_of_open_video(tmp_path, name, codec, options):
     for indices in [*([i] for i in order[:12]), order, [9, 3, 9]]:
         for index, image in zip(indices, frames.read(indices), strict=True):
             assert np.array_equal(image, expected[index]), f"{index} of {indices}"
+    for index, frame in enumerate(frames.stream()):
+        assert frame.index == index
+        assert np.array_equal(frame.image, expected[index])
+    assert index == 29
 
 
 def test_a_cut_off_file_keeps_the_index_of_open_video(tmp_path):
@@ -121,6 +125,19 @@ def test_unreadable_video_files_get_one_line(tmp_path, content, index, message):
     with pytest.raises(UnreadableFrameError, match=message) as error:
         VideoFileFrames(path).read([index])
     assert "\n" not in str(error.value)
+    if content != "clip":
+        with pytest.raises(UnreadableFrameError) as error:
+            list(VideoFileFrames(path).stream())
+        assert "\n" not in str(error.value)
+
+
+def test_streams_give_every_frame_once_and_motion_where_it_is_asked_for(tmp_path):
+    for value in range(40):
+        write_image(tmp_path / f"{value:02}.png", value)
+    stream = ImageFrames([f"{value:02}.png" for value in range(40)], tmp_path).stream(motion=True)
+    assert [(frame.index, frame.image[0, 0, 0], frame.motion) for frame in stream] == [(i, i, None) for i in range(40)]
+    path = write_clip(tmp_path / "clip.mp4", pan(6))
+    assert [frame.motion is not None for frame in VideoFileFrames(path).stream(motion=True)] == [True] * 6
 
 
 def test_image_frames_in_any_order(tmp_path):

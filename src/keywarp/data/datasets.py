@@ -6,12 +6,17 @@ Legend: T frames of a video · M objects of a frame · (H, W) pixels
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from keywarp.structures import VideoFrame
+
 __all__ = ["Annotation", "Frames", "UnreadableFrameError", "Video", "VideoDataset"]
+
+CHUNK = 16
+"""Frames read at once where all are read in order."""
 
 
 class UnreadableFrameError(OSError):
@@ -56,6 +61,15 @@ class Frames(ABC):
 
         Raises UnreadableFrameError.
         """
+
+    def stream(self, motion: bool = False) -> Iterator[VideoFrame]:
+        """All frames in order, few held at a time. motion: with the codec's motion, of a video file.
+
+        Raises UnreadableFrameError.
+        """
+        for begin in range(0, len(self), CHUNK):
+            indices = range(begin, min(begin + CHUNK, len(self)))
+            yield from map(VideoFrame, self.read(indices), indices)
 
     @property
     @abstractmethod

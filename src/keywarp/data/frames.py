@@ -21,7 +21,9 @@ from av.video.reformatter import VideoReformatter
 
 from keywarp.data.datasets import Frames, UnreadableFrameError
 from keywarp.data.orientation import Orientation
-from keywarp.data.video import _IMAGES, _natural
+from keywarp.data.video import _IMAGES, _natural, open_video
+from keywarp.errors import UserError
+from keywarp.structures import VideoFrame
 
 __all__ = ["ImageFrames", "VideoFileFrames", "find_frames", "images_in", "read_image", "read_label_map"]
 
@@ -117,6 +119,14 @@ class VideoFileFrames(Frames):
                 continue
             return [pictures[index] for index in indices]
         raise UnreadableFrameError(f"{self.path}: frames {wanted} cannot be decoded; re-encode the video")
+
+    def stream(self, motion: bool = False) -> Iterator[VideoFrame]:
+        _stamp(self.path)
+        try:
+            with open_video(self.path, motion=motion) as video:
+                yield from video
+        except (OSError, UserError, av.error.FFmpegError) as error:
+            raise UnreadableFrameError(f"{self.path} cannot be decoded to its end: {error}") from None
 
     @property
     def source(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +14,8 @@ from keywarp.evaluation.detection import average_precision, of_class
 from keywarp.evaluation.segmentation import confusion, mean_iou
 from keywarp.model import VideoModel
 from keywarp.predictor import VideoPredictor
-from keywarp.structures import Detections, FrameResult
+from keywarp.structures import Detections
 from keywarp.training.processes import Processes
-
-CHUNK = 16
-"""Frames read at once."""
 
 
 class Judged(NamedTuple):
@@ -66,22 +63,12 @@ def mean_average_precision(frames: Sequence[Judged], classes: int) -> float:
     return float(np.mean(occurring)) if occurring else float("nan")
 
 
-def results(model: VideoModel, video: Video) -> Iterator[FrameResult]:
-    """What the model gives for every frame of a video."""
-
-    def pictures() -> Iterable[np.ndarray]:
-        for begin in range(0, len(video.frames), CHUNK):
-            yield from video.frames.read(range(begin, min(begin + CHUNK, len(video.frames))))
-
-    return VideoPredictor(model).run(pictures())
-
-
 def _detected(model: VideoModel, video: Video) -> list[Judged]:
     """The labelled frames of a video; none of one that cannot be read."""
     labelled = set(video.labelled)
     judged = []
     try:
-        for result in results(model, video):
+        for result in VideoPredictor(model).run(video.frames.stream()):
             if result.index in labelled and result.detections is not None:
                 truth = video.annotation(result.index)
                 boxes, labels = torch.from_numpy(truth.boxes), torch.from_numpy(truth.labels)
@@ -95,7 +82,7 @@ def _segmented(model: VideoModel, video: Video, classes: int) -> np.ndarray:
     labelled = set(video.labelled)
     counts = np.zeros((classes, classes), np.int64)
     try:
-        for result in results(model, video):
+        for result in VideoPredictor(model).run(video.frames.stream()):
             if result.index in labelled and result.segmentation is not None:
                 truth = video.annotation(result.index).mask
                 if truth is not None:
