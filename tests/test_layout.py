@@ -20,6 +20,7 @@ ROWS = [
         "progress",
         "sinks",
         "visualize",
+        "insight",
         "outputs",
         "summary",
         "annotate",

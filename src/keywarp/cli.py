@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from keywarp import __version__
 from keywarp.errors import InterruptedWorkError, UserError
+from keywarp.insight.options import VisualizeOptions
 from keywarp.options import BoxOptions, RunOptions, TrainFlowOptions, TrainOptions
 
 app = App(
@@ -31,7 +32,7 @@ app.command(speed)
 models = App(name="models", help="List methods with what they cost; show, pull and push weight files.")
 app.command(models)
 
-RUN, BOXES = RunOptions(), BoxOptions()  # the defaults
+RUN, BOXES, LOOK = RunOptions(), BoxOptions(), VisualizeOptions()  # the defaults
 
 Sources = Annotated[
     list[str],
@@ -138,6 +139,14 @@ def explain(
     from keywarp import explain as explaining
 
     explaining.explain(method, interval=interval, radius=radius, frames=frames, svg=svg)
+
+
+@app.command
+def visualize(video: str, options: VisualizeOptions = LOOK) -> int:
+    """Show what happens inside a method, or two models side by side: NAME.mp4 of panels, PNGs of some frames."""
+    from keywarp.insight.command import visualize
+
+    return visualize(video, options)
 
 
 @speed.default

@@ -1,0 +1,117 @@
+"""`keywarp visualize`: pictures of what a method does, or of two models' results, as a video and PNGs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from keywarp import loading
+from keywarp.annotate import StopRequest
+from keywarp.data.contact_sheet import spread
+from keywarp.data.video import VideoSource, is_live_address, open_video
+from keywarp.errors import UserError
+from keywarp.insight.available import chosen
+from keywarp.insight.comparing import Comparison, Running, Stored, read_results
+from keywarp.insight.inside import Inside, Picture
+from keywarp.insight.options import VisualizeOptions
+from keywarp.insight.writing import PictureFiles
+from keywarp.model import VideoModel
+from keywarp.progress import ProgressBar
+
+PICTURES = 4
+"""Frames kept as PNG where none are named."""
+
+
+def visualize(source: str, options: VisualizeOptions) -> int:
+    """The exit code of `keywarp visualize`: 0, or 130 when it was interrupted; the pictures so far are whole then.
+
+    Raises UserError before any work, InterruptedWorkError for failures midway.
+    """
+    start, stop = options.span
+    if options.results:
+        sides = [read_results(path) for path in options.results]
+        start, stop, stride = _same_frames(sides)
+        with open_video(source, start=start, stop=stop, stride=stride) as video:
+            for side in sides:
+                side.check(video)
+            return _write(video, options, lambda: Comparison(sides, threshold=options.threshold))
+    live = is_live_address(source)
+    models = [_first(options, live)] + ([_second(options, live)] if options.compares_models else [])
+    kinds = [] if options.compares_models else chosen(models[0], options.show)
+    motion = any(getattr(model.aligner, "uses_codec_motion", False) for model in models)
+    with open_video(source, start=start, stop=stop, stride=options.stride, motion=motion) as video:
+
+        def show() -> Inside | Comparison:
+            if options.compares_models:
+                return Comparison([Running(model) for model in models], threshold=options.threshold)
+            return Inside(models[0], video, kinds, level=options.level, threshold=options.threshold)
+
+        return _write(video, options, show)
+
+
+def _first(options: VisualizeOptions, live: bool) -> VideoModel:
+    names = ("method", "backbone", "flow", "interval", "key_position", "radius", "weights", "device")
+    return loading.load(options.model, live=live, **{name: getattr(options, name) for name in names})
+
+
+def _second(options: VisualizeOptions, live: bool) -> VideoModel:
+    """The model to compare with: another one with its own settings, or the first one with some changed."""
+    own = options.against is None or options.against == options.model
+    return loading.load(
+        options.against or options.model,
+        method=options.against_method or (options.method if own else None),
+        backbone=options.backbone if own else None,
+        flow=options.against_flow or (options.flow if own else None),
+        interval=options.against_interval or (options.interval if own else None),
+        weights=options.weights if own else None,
+        live=live,
+        device=options.device,
+    )
+
+
+def _same_frames(sides: list[Stored]) -> tuple[int, int | None, int]:
+    """(start, stop, stride) of the frames that both results are of."""
+    (frames, stride), other = ((side.frames, side.stride) for side in sides)
+    if (frames, stride) != other:
+        raise UserError(
+            f"the results are of different frames (--frames {frames} --stride {stride}, and --frames {other[0]} "
+            f"--stride {other[1]}); run `detect` with the same"
+        )
+    return *VisualizeOptions(frames=frames).span, stride
+
+
+def _write(video: VideoSource, options: VisualizeOptions, show: Callable[[], Inside | Comparison]) -> int:
+    """Write the pictures of a video; the exit code."""
+    pictures = options.pictures or spread(video.frame_count or 0, PICTURES) or [0]
+    with (
+        PictureFiles(options.output, _name(video), video, pictures=pictures, overwrite=options.overwrite) as files,
+        StopRequest() as stop,
+        ProgressBar(video.name, video.frame_count) as bar,
+        show() as shown,
+    ):
+
+        def add(ready: Iterable[Picture]) -> None:
+            for picture in ready:
+                files.add(*picture)
+                bar.show(files.count, files.count, shown.key_frames)
+
+        for frame in video:
+            add(shown.push(frame))
+            if stop.requested:
+                break
+        add(shown.flush())
+        if not files.count:
+            raise UserError(f"{video.name} has no frame to work on; check --frames and --stride")
+        if (overview := shown.overview()) is not None:
+            files.save("keys", overview)
+    for warning in (*video.warnings, *files.warnings):
+        print(f"warning: {warning}")
+    print(f"{files.count} frames, {len(files.saved)} pictures: {files.video}, {', '.join(p.name for p in files.saved)}")
+    return 130 if stop.requested else 0
+
+
+def _name(video: VideoSource) -> str:
+    """A file name without ending."""
+    if video.path is not None:
+        return video.path.stem if video.path.is_file() else video.path.resolve().name
+    return re.sub(r"\W+", "-", video.name.split("://")[-1].split("?")[0]).strip("-")
