@@ -16,6 +16,9 @@ ROWS = [
     {
         "listing",
         "benchmark",
+        "benchmarking",
+        "figures",
+        "tradeoff_plot",
         "options",
         "progress",
         "sinks",

@@ -11,185 +11,131 @@ import json
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import cycle, islice, product
+from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from rich.console import Console
+from rich.table import Table
 
-from keywarp.alignment.flownet import FLOW_NETWORKS
 from keywarp.allocation import keep_freed_memory
-from keywarp.data.video import open_video
+from keywarp.benchmarking.candidates import Candidate, candidates
+from keywarp.benchmarking.peak_memory import peak_of
+from keywarp.benchmarking.pictures import Pictures, pictures
+from keywarp.benchmarking.plot import plot as draw
+from keywarp.benchmarking.timing import REST, Clock, clock_for, in_order, part_times
 from keywarp.doctor import cpu_name
-from keywarp.errors import UserError, unknown
+from keywarp.errors import UserError
+from keywarp.figures import check_figure
 from keywarp.files import write_atomically
-from keywarp.listing import cost
-from keywarp.loading import load, options_of
-from keywarp.methods import FLOWS, METHODS
+from keywarp.interfaces import with_parts
 from keywarp.model import VideoModel
 from keywarp.predictor import VideoPredictor
-from keywarp.structures import VideoFrame
+from keywarp.structures import VideoDetections, VideoFrame
 
+__all__ = ["Row", "benchmark", "part_times"]
 
-@dataclass
-class Candidate:
-    """A model that takes part.
-
-    count: frames of a round. baseline: the same network on every frame. bound: its speed-up by Eq. 7 of 004.
-    """
-
-    name: str
-    model: VideoModel
-    count: int
-    baseline: str
-    bound: float | None = None
-    rounds: list[dict[str, float]] = field(default_factory=list)  # milliseconds a frame: total and by part
-    running: VideoPredictor | None = None
+Postprocess = Callable[[VideoDetections], VideoDetections]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A result. Milliseconds a frame and their smallest and largest over the rounds; `speedup` over the baseline."""
+    """A result. Milliseconds a frame and their smallest and largest over the rounds; `speedup` over the baseline.
+
+    bound: the speed-up by Eq. 7 of 004. parts: milliseconds a frame of each part, medians, with their `total`.
+    peak_memory: bytes, of a process that runs this candidate alone; None when not asked for.
+    """
 
     name: str
     milliseconds: float
     smallest: float
     largest: float
+    frames_per_second: float
     speedup: float
     bound: float | None
     share_of_bound: float | None
     parts: dict[str, float]
+    peak_memory: int | None = None
 
 
-def candidates(
-    models: Sequence[str],
-    flows: Sequence[str],
-    intervals: Sequence[int],
-    radii: Sequence[int],
-    backbone: str,
-    device: str,
-) -> list[Candidate]:
-    """Every model per frame; and each with what it takes of the flows, intervals and radii."""
-    for flow in flows:
-        if flow not in FLOW_NETWORKS and flow not in FLOWS:
-            raise unknown("flow", flow, [*FLOW_NETWORKS, *FLOWS])
-    found: dict[str, Candidate] = {}
-    for name in models:
-        common: dict[str, Any] = {"device": device}
-        if name in METHODS:
-            found |= _of_method(name, flows, intervals, radii, common | {"weights": "random", "backbone": backbone})
-            continue
-        if name.startswith("torchvision/"):
-            common["weights"] = "random"  # speed does not depend on them
-        per_frame = f"{name} per frame"
-        found[per_frame] = Candidate(per_frame, load(name, interval=1, **common), 2, per_frame)
-        for flow, interval in product((f for f in flows if f in FLOWS), (n for n in intervals if n > 1)):
-            model = load(name, flow=flow, interval=interval, **common)
-            found[f"{name} {flow} l={interval}"] = Candidate(f"{name} {flow} l={interval}", model, interval, per_frame)
-    if not found:
-        raise UserError(f"no model to measure; give --models, e.g. dff or yolox-nano, got {list(models)}")
-    return list(found.values())
+def started(model: VideoModel, frames: Sequence[VideoFrame], count: int, batch: int) -> VideoPredictor:
+    """A predictor in the middle of the endless video: it has seen `count` frames, and what fills its window."""
+    predictor = VideoPredictor(model, batch=batch)
+    radius = getattr(model.scheduler, "radius", 0)
+    predictor.push(list(islice(cycle(frames), max(count, 2 * radius + 1))))
+    return predictor
 
 
-def _of_method(
-    name: str, flows: Sequence[str], intervals: Sequence[int], radii: Sequence[int], common: dict[str, Any]
-) -> dict[str, Candidate]:
-    """The candidates of a method of the papers, by name, after the per-frame one."""
-    taken = options_of(name)
-    baseline = "rfcn per frame"
-    found = {baseline: Candidate(baseline, load("rfcn", **common), 2, baseline)}
-    choices: list[list[tuple[str, str, Any]]] = []
-    if "flow" in taken:
-        choices.append([("flow", flow, flow) for flow in flows if flow in FLOW_NETWORKS])
-    if "radius" in taken:
-        choices.append([("radius", f"r={r}", r) for r in radii])
-    elif "interval" in taken:
-        choices.append([("interval", f"l={n}", n) for n in intervals if n > 1])
-    for choice in product(*choices) if choices else ():
-        options = {option: value for option, _, value in choice}
-        label = " ".join([name, *(text for _, text, _ in choice)])
-        bound = cost("", partial(METHODS[name], common["backbone"], **options)).predicted_speedup
-        model = load(name, **common, **options)
-        found[label] = Candidate(label, model, 1 if "radius" in options else options["interval"], baseline, bound)
-    return found
+def run_alone(build: Callable[[], VideoModel], source: Pictures, motion: bool, count: int, batch: int) -> torch.device:
+    """The device that a model has run on: its start and a round."""
+    frames = source.read(count + 1, motion)
+    predictor = started(build(), frames, count, batch)
+    predictor.push(list(islice(cycle(frames), count)))
+    return predictor.device
 
 
-@contextmanager
-def part_times(model: VideoModel, clock: Callable[[], float]) -> Iterator[dict[str, float]]:
-    """Seconds spent in each of the model's networks while the context is open."""
-    spent: dict[str, float] = {}
-    parts: dict[str, nn.Module | None] = {
-        "feature network": model.feature_network,
-        "transform net": model.transform_net,
-        "alignment": model.aligner,
-        "aggregation": model.aggregator,
-        "updating": model.updater,
-        "head": model.head,
-    }
-    with ExitStack() as stack:
-        for name, module in parts.items():
-            if module is None:
-                continue
-            spent[name] = 0.0
-            started: list[float] = []
+def measure(
+    candidate: Candidate,
+    frames: Sequence[VideoFrame],
+    clock: Clock,
+    batch: int,
+    decode: float | None = None,
+    link: tuple[str, Postprocess] | None = None,
+) -> None:
+    """One round: `count` more frames of an endless video, in the middle of it.
 
-            def before(*_: object, started: list[float] = started) -> None:
-                started.append(clock())
-
-            def after(*_: object, name: str = name, started: list[float] = started) -> None:
-                spent[name] += clock() - started.pop()
-
-            stack.callback(module.register_forward_pre_hook(before).remove)
-            stack.callback(module.register_forward_hook(after).remove)
-        yield spent
-
-
-def measure(candidate: Candidate, frames: Sequence[VideoFrame], clock: Callable[[], float], batch: int) -> None:
-    """One round: `count` more frames of an endless video, after as many as fill the method's memory or window."""
-    video = cycle(frames)
+    decode: milliseconds a frame, measured beside. link: what the boxes of a whole video go through, and its name; here
+    those of all rounds so far.
+    """
     if candidate.running is None:
-        radius = getattr(candidate.model.scheduler, "radius", 0)
-        candidate.running = VideoPredictor(candidate.model, batch=batch)
-        candidate.running.push(list(islice(video, max(candidate.count, 2 * radius + 1))))
-    segment = list(islice(video, candidate.count))
+        candidate.running = started(candidate.model, frames, candidate.count, batch)
+    segment = list(islice(cycle(frames), candidate.count))
     with part_times(candidate.model, clock) as spent:
         start = clock()
-        done = len(candidate.running.push(segment))
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        results = candidate.running.push(segment)
         total = clock() - start
-    assert done == candidate.count
-    parts = {name: 1000 * seconds / done for name, seconds in spent.items()}
-    total = 1000 * total / done
-    candidate.rounds.append({"total": total, **parts, "the rest": total - sum(parts.values())})
+    assert len(results) == candidate.count
+    milliseconds = {name: 1000 * seconds / candidate.count for name, seconds in spent.items()}
+    parts = ({} if decode is None else {"decode": decode}) | milliseconds
+    if link is not None:
+        name, process = link
+        candidate.found += [r.detections for r in results if r.detections is not None]
+        boxes = VideoDetections.of(candidate.found)
+        start = clock()
+        process(boxes)
+        parts[name] = 1000 * (clock() - start) / max(len(candidate.found), 1)
+    parts[REST] = 1000 * total / candidate.count - sum(milliseconds.values())
+    candidate.rounds.append({"total": sum(parts.values()), **parts})
 
 
-def summarise(candidate: Candidate, baseline: Candidate) -> Row:
+def summarise(candidate: Candidate, baseline: Candidate, peak_memory: int | None = None) -> Row:
     """Medians over the rounds."""
     totals = [r["total"] for r in candidate.rounds]
     ratio = statistics.median(b["total"] / c["total"] for b, c in zip(baseline.rounds, candidate.rounds, strict=True))
+    parts = ["total", *in_order(part for r in candidate.rounds for part in r if part != "total")]
+    milliseconds = statistics.median(totals)
     return Row(
         name=candidate.name,
-        milliseconds=statistics.median(totals),
+        milliseconds=milliseconds,
         smallest=min(totals),
         largest=max(totals),
+        frames_per_second=1000 / milliseconds,
         speedup=ratio,
         bound=candidate.bound,
         share_of_bound=ratio / candidate.bound if candidate.bound else None,
-        parts={part: statistics.median(r[part] for r in candidate.rounds) for part in candidate.rounds[0]},
+        parts={part: statistics.median(r.get(part, 0.0) for r in candidate.rounds) for part in parts},
+        peak_memory=peak_memory,
     )
 
 
 def benchmark(
-    video: str,
+    video: str | None = None,
     *,
-    models: Sequence[str] = ("dff",),
+    size: str | None = None,
+    methods: Sequence[str] = ("dff",),
     flows: Sequence[str] = ("flownet-s", "flownet-half", "flownet-inception"),
     intervals: Sequence[int] = (10, 20),
     radii: Sequence[int] = (2, 4),
@@ -199,64 +145,114 @@ def benchmark(
     batch: int = 8,
     device: str = "auto",
     keep_memory: bool = False,
+    memory: bool = False,
+    postprocess: str | None = None,
     output: Path | None = None,
+    plot: Path | None = None,
 ) -> list[Row]:
-    """Measure, print a table, and write JSON to `output` if given.
+    """Measure, print tables, write JSON to `output` and a picture to `plot` if given.
 
-    video: frames come from its beginning, decoded before the clock starts. batch: non-key frames computed together;
-    1 = live. rounds: after one round that is thrown away.
+    video: frames come from its beginning, decoded anew each round. size: "HxW", a synthetic moving picture instead.
+    batch: non-key frames computed together; 1 = live. rounds: after one round that is thrown away. memory: also the
+    peak of each candidate in a process of its own. postprocess: also what becomes of a whole video's boxes.
     """
+    if min(rounds, threads, batch) < 1:
+        raise UserError(f"--rounds, --threads and --batch must be 1 or more, got {rounds}, {threads} and {batch}")
+    source = pictures(video, size)
+    if plot is not None:
+        check_figure(plot)
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"cannot write {output}: there is no folder {output.parent}; make it or choose another")
     torch.set_num_threads(threads)
     kept = keep_memory and keep_freed_memory()
-    clock = time.process_time if threads == 1 and not torch.cuda.is_available() else time.perf_counter
-    entries = candidates(models, flows, intervals, radii, backbone, device)
-    with open_video(video, stop=max(*intervals, *radii, 1) + 1, motion="codec" in flows) as source:
-        frames = list(source)
+    entries = candidates(methods, flows, intervals, radii, backbone, device)
+    link = None if postprocess is None else _linking(entries, postprocess)
+    longest = max(entry.count for entry in entries) + 1
+    frames = {motion: source.read(longest, motion) for motion in {entry.uses_motion for entry in entries}}
+    peaks: dict[str, int] = {}
+    for entry in entries if memory else ():
+        work = partial(run_alone, entry.build, source, entry.uses_motion, entry.count, batch)
+        peaks[entry.name] = peak_of(entry.name, work, threads=threads, keep=kept)
+    place = VideoPredictor(entries[0].model).device
+    clock, clock_name = clock_for(place, threads)
     for number in range(rounds + 1):
+        decode = {motion: _decoding(source, longest, motion, clock) for motion in frames if source.video}
         for entry in entries:
-            measure(entry, frames, clock, batch)
+            measure(entry, frames[entry.uses_motion], clock, batch, decode.get(entry.uses_motion), link)
         if number == 0:
             for entry in entries:
                 entry.rounds.clear()
     by_name = {entry.name: entry for entry in entries}
-    rows = [summarise(entry, by_name[entry.baseline]) for entry in entries]
-    height, width = frames[0].image.shape[:2]
+    rows = [summarise(entry, by_name[entry.baseline], peaks.get(entry.name)) for entry in entries]
+    height, width = next(iter(frames.values()))[0].image.shape[:2]
     setting = {
-        "video": Path(video).name,
+        "video": "synthetic" if video is None else Path(video).name,
         "frame": f"{width}x{height}",
         "backbone": backbone,
         "threads": threads,
         "batch": batch,
-        "clock": "CPU time" if clock is time.process_time else "wall time",
+        "clock": clock_name,
         "rounds": rounds,
         "freed memory": "kept" if kept else "returned",
         "torch": torch.__version__,
-        "machine": f"{cpu_name()}, {os.cpu_count()} cores",
+        "machine": _machine(place),
     }
-    print_table(rows, setting)
+    print_tables(rows, setting)
     if output is not None:
         write_atomically(output, json.dumps({"setting": setting, "rows": [asdict(r) for r in rows]}, indent=1))
+    if plot is not None:
+        draw(rows, setting, plot)
     return rows
 
 
-def print_table(rows: Sequence[Row], setting: dict[str, object]) -> None:
-    """The rows as a table on standard output."""
-    from rich.console import Console
-    from rich.table import Table
+def _decoding(source: Pictures, count: int, motion: bool, clock: Clock) -> float:
+    """Milliseconds a frame."""
+    start = clock()
+    frames = source.read(count, motion)
+    return 1000 * (clock() - start) / len(frames)
 
-    parts = list(dict.fromkeys(part for row in rows for part in row.parts if part != "total"))
-    grid = Table(title=", ".join(f"{k} {v}" for k, v in setting.items()), title_justify="left")
-    grid.add_column("", no_wrap=True)
-    for column in ("ms a frame", "range", "speed-up", "Eq. 7", "share", *parts):
-        grid.add_column(column, justify="right")
+
+def _linking(entries: Sequence[Candidate], name: str) -> tuple[str, Postprocess]:
+    """The post-processing of this name. The candidates' heads then leave all boxes to it."""
+    from keywarp.postprocess import apply
+
+    apply(name, VideoDetections.of([]))
+    for entry in entries:
+        entry.model = with_parts(entry.model, head=entry.model.head.unsuppressed()[0])
+    return name, partial(apply, name)
+
+
+def _machine(device: torch.device) -> str:
+    cpu = f"{cpu_name()}, {os.cpu_count()} cores"
+    return f"{torch.cuda.get_device_name(device)}, {cpu}" if device.type == "cuda" else cpu
+
+
+def print_tables(rows: Sequence[Row], setting: Mapping[str, object]) -> None:
+    """The rows on standard output: a table of speeds, and one of where the time goes."""
+    parts = in_order(part for row in rows for part in row.parts if part != "total")
+    speeds = Table(title=", ".join(f"{k} {v}" for k, v in setting.items()), title_justify="left")
+    shares = Table(title="milliseconds a frame, by part", title_justify="left")
+    for table in (speeds, shares):
+        table.add_column("", no_wrap=True)
+    columns = ["ms a frame", "range", "frames/s", "speed-up", "Eq. 7", "share"]
+    measured = any(row.peak_memory is not None for row in rows)
+    for column in columns + ["peak MiB"] * measured:
+        speeds.add_column(column, justify="right")
+    for part in parts:
+        shares.add_column(part, justify="right")
     for row in rows:
-        grid.add_row(
-            row.name,
+        cells = [
             f"{row.milliseconds:.1f}",
             f"{row.smallest:.1f}–{row.largest:.1f}",
+            f"{row.frames_per_second:.2f}",
             f"{row.speedup:.2f}",
             "–" if row.bound is None else f"{row.bound:.2f}",
             "–" if row.share_of_bound is None else f"{row.share_of_bound:.0%}",
-            *(f"{row.parts[p]:.1f}" if p in row.parts else "–" for p in parts),
-        )
-    Console(width=None if sys.stdout.isatty() else 180).print(grid)
+        ]
+        if row.peak_memory is not None:
+            cells.append(f"{row.peak_memory / 2**20:.0f}")
+        speeds.add_row(row.name, *cells)
+        shares.add_row(row.name, *(f"{row.parts[p]:.1f}" if p in row.parts else "–" for p in parts))
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    console.print(speeds)
+    console.print(shares)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, Token
+from cyclopts import convert as converted
 
 from keywarp import __version__
 from keywarp.errors import InterruptedWorkError, UserError
@@ -33,6 +34,14 @@ models = App(name="models", help="List methods with what they cost; show, pull a
 app.command(models)
 
 RUN, BOXES, LOOK = RunOptions(), BoxOptions(), VisualizeOptions()  # the defaults
+
+
+def _listed(kind: type, tokens: Sequence[Token]) -> object:
+    """Values of an option, given with commas as well as spaces."""
+    return converted(kind, [value for token in tokens for value in token.value.split(",") if value])
+
+
+LIST = Parameter(consume_multiple=True, converter=_listed)
 
 Sources = Annotated[
     list[str],
@@ -151,39 +160,46 @@ def visualize(video: str, options: VisualizeOptions = LOOK) -> int:
 
 @speed.default
 def benchmark(
-    video: str,
+    video: str | None = None,
     *,
-    models: Annotated[
-        tuple[str, ...], Parameter(help="methods, or names and files as for --model", consume_multiple=True)
+    size: Annotated[str | None, Parameter(help="HxW, e.g. 600x1000: a synthetic moving picture, no video")] = None,
+    methods: Annotated[
+        tuple[str, ...],
+        LIST,
+        Parameter(name=("--methods", "--models"), help="methods, or names and files as for --model"),
     ] = ("dff",),
     flows: Annotated[
         tuple[str, ...],
-        Parameter(help="flownet-s, flownet-half, flownet-inception; dis, codec, raft", consume_multiple=True),
+        LIST,
+        Parameter(help="flownet-s, flownet-half, flownet-inception; dis, codec, raft"),
     ] = ("flownet-s", "flownet-half", "flownet-inception"),
-    intervals: Annotated[tuple[int, ...], Parameter(help="a key frame every so many frames", consume_multiple=True)] = (
-        10,
-        20,
-    ),
-    radii: Annotated[
-        tuple[int, ...], Parameter(help="window methods gather from so many each side", consume_multiple=True)
-    ] = (
-        2,
-        4,
-    ),
+    intervals: Annotated[
+        tuple[int, ...],
+        LIST,
+        Parameter(help="a key frame every so many frames; 1, every frame, is always measured"),
+    ] = (10, 20),
+    radii: Annotated[tuple[int, ...], LIST, Parameter(help="window methods gather from so many each side")] = (2, 4),
     backbone: Annotated[str, Parameter(help="of the methods")] = "resnet-101",
     rounds: Annotated[int, Parameter(help="each candidate runs once a round; medians are reported")] = 3,
     threads: Annotated[int, Parameter(help="1: CPU time is measured; more: wall time")] = 1,
     batch: Annotated[int, Parameter(help="non-key frames computed together; 1 = live")] = 8,
     device: str = "auto",
     keep_memory: Annotated[bool, Parameter(help="keep freed memory: faster on the CPU, with glibc")] = False,
+    memory: Annotated[bool, Parameter(help="also each candidate's peak memory, in a process of its own")] = False,
+    postprocess: Annotated[str | None, Parameter(help="seq-nms or seq-nms+, timed too")] = None,
     output: Annotated[Path | None, Parameter(help="also write the figures to this JSON file")] = None,
+    plot: Annotated[Path | None, Parameter(help="also draw them, into a .png, .svg or .pdf file")] = None,
 ) -> None:
-    """Measure how much faster key frames make a model, interleaved with the same model on every frame."""
+    """Measure how much faster key frames make a model, interleaved with the same model on every frame.
+
+    VIDEO or --size says on what. Lists take commas as well as spaces: --intervals 2,5,10.
+    """
     from keywarp import benchmark as measuring
 
     measuring.benchmark(
         video,
-        models=models,
+        size=size,
+        methods=methods,
         flows=flows,
         intervals=intervals,
         radii=radii,
@@ -193,7 +209,10 @@ def benchmark(
         batch=batch,
         device=device,
         keep_memory=keep_memory,
+        memory=memory,
+        postprocess=postprocess,
         output=output,
+        plot=plot,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -18,20 +18,23 @@ class Timer:
 
     with timer("decode"):
         ...
+
+    clock: seconds since whenever.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._clock = clock
         self._inner = 0.0
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         outer, self._inner = self._inner, 0.0
-        start = time.perf_counter()
+        start = self._clock()
         try:
             yield
         finally:
-            spent = time.perf_counter() - start
+            spent = self._clock() - start
             self.seconds[part] += spent - self._inner
             self._inner = outer + spent
 
