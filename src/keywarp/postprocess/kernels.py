@@ -1,7 +1,7 @@
 """The inner loops of linking and suppression, compiled by numba; import it only where they run.
 
 Legend: n boxes of one class, by ascending frame · G groups, the boxes of one frame each, group g being the boxes
-`starts[g]` … `starts[g + 1] − 1` · `boxes` `[n, 4]` xyxy and `scores` `[n]` float64
+`starts[g]` … `starts[g + 1] − 1` · `boxes` `[5, n]`: left, top, right, bottom, area, and `scores` `[n]`, float64
 
 Nothing is approximate: what `best_paths` finds is what a search from scratch after every path would find. Sums only
 fall as boxes go, so a box's sum stays as it is while the box it continues keeps its own.
@@ -29,14 +29,38 @@ def compiled(function: Callable[..., Any]) -> Any:
 @compiled
 def overlap(boxes, i, j):  # type: ignore[no-untyped-def]
     """Intersection over union of two boxes; 0 where they only touch or have no area."""
-    width = min(boxes[i, 2], boxes[j, 2]) - max(boxes[i, 0], boxes[j, 0])
-    height = min(boxes[i, 3], boxes[j, 3]) - max(boxes[i, 1], boxes[j, 1])
+    width = min(boxes[2, i], boxes[2, j]) - max(boxes[0, i], boxes[0, j])
+    height = min(boxes[3, i], boxes[3, j]) - max(boxes[1, i], boxes[1, j])
     if width <= 0.0 or height <= 0.0:
         return 0.0
     shared = width * height
-    first = (boxes[i, 2] - boxes[i, 0]) * (boxes[i, 3] - boxes[i, 1])
-    second = (boxes[j, 2] - boxes[j, 0]) * (boxes[j, 3] - boxes[j, 1])
-    return shared / (first + second - shared)
+    return shared / (boxes[4, i] + boxes[4, j] - shared)
+
+
+@compiled
+def mark_near(boxes, i, start, end, iou, near):  # type: ignore[no-untyped-def]
+    """Set `near[k]` to False where the overlap of box i and box start + k surely stays below `iou`, else to True.
+
+    Most of the millions of pairs are far apart: without a division or a branch, processors clear several at once.
+    """
+    left, top, right, bottom, area = boxes[0, i], boxes[1, i], boxes[2, i], boxes[3, i], boxes[4, i]
+    lefts, tops, rights = boxes[0, start:end], boxes[1, start:end], boxes[2, start:end]
+    bottoms, areas = boxes[3, start:end], boxes[4, start:end]
+    for k in range(len(lefts)):
+        width = (right if right < rights[k] else rights[k]) - (left if left > lefts[k] else lefts[k])
+        height = (bottom if bottom < bottoms[k] else bottoms[k]) - (top if top > tops[k] else tops[k])
+        shared = (width if width > 0.0 else 0.0) * (height if height > 0.0 else 0.0)
+        near[k] = shared * (1.0 + iou) >= (1.0 - 1e-9) * iou * (area + areas[k])
+
+
+@compiled
+def link(boxes, i, start, end, iou, near, before, count):  # type: ignore[no-untyped-def]
+    """Write the near boxes that box i may continue to `before` from position `count` on; the position after them."""
+    for j in range(start, end):
+        if near[j - start] and overlap(boxes, i, j) >= iou:
+            before[count] = j
+            count += 1
+    return count
 
 
 @compiled
@@ -45,21 +69,20 @@ def links(starts, adjacent, boxes, iou):  # type: ignore[no-untyped-def]
 
     adjacent: `[G]`, group g is of the frame right after group g − 1's.
     """
-    first = np.zeros(len(boxes) + 1, np.int64)
-    before = np.empty(max(16, 4 * len(boxes)), np.int32)
-    count = 0
+    n = boxes.shape[1]
+    near, first, before = np.empty(n, np.bool_), np.zeros(n + 1, np.int64), np.empty(4 * n, np.int32)
     for g in range(len(starts) - 1):
         for i in range(starts[g], starts[g + 1]):
+            first[i + 1] = first[i]
             if adjacent[g]:
-                for j in range(starts[g - 1], starts[g]):
-                    if overlap(boxes, i, j) >= iou:
-                        if count == len(before):
-                            larger = np.empty(2 * count, np.int32)
-                            larger[:count] = before
-                            before = larger
-                        before[count] = j
-                        count += 1
-            first[i + 1] = count
+                start, end = starts[g - 1], starts[g]
+                if first[i] + end - start > len(before):
+                    larger = np.empty(2 * len(before) + end - start, np.int32)
+                    for k in range(first[i]):  # a slice would take seconds to compile
+                        larger[k] = before[k]
+                    before = larger
+                mark_near(boxes, i, start, end, iou, near)
+                first[i + 1] = link(boxes, i, start, end, iou, near, before, first[i])
     return first, before
 
 
@@ -156,7 +179,7 @@ def suppressed_in_groups(starts, boxes, order, iou):  # type: ignore[no-untyped-
 
     order: `[n]` each group's boxes by falling score.
     """
-    gone = np.zeros(len(boxes), np.bool_)
+    gone = np.zeros(len(order), np.bool_)
     for g in range(len(starts) - 1):
         for a in range(starts[g], starts[g + 1]):
             if not gone[order[a]]:

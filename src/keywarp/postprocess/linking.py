@@ -36,7 +36,7 @@ def paths(
     ends = np.flatnonzero(np.diff(detections.labels[order])) + 1
     for start, end in pairwise([0, *ends.tolist(), len(order)] if len(order) else []):
         rows = order[start:end]
-        frames, boxes = detections.frames[rows], detections.boxes[rows].astype(np.float64)
+        frames, boxes = detections.frames[rows], _columns(detections.boxes[rows])
         starts = _starts(frames[None])
         adjacent = np.diff(frames[starts[:-1]], prepend=frames[0]) == 1
         first, before = kernels.links(starts, adjacent, boxes, link_iou)
@@ -54,7 +54,13 @@ def survivors(detections: VideoDetections, iou: float) -> np.ndarray:
     than `iou` the one with the highest score, of equal scores the first."""
     order = np.lexsort((-detections.scores, detections.frames, detections.labels))
     starts = _starts(np.stack([detections.labels[order], detections.frames[order]]))
-    return ~_kernels().suppressed_in_groups(starts, detections.boxes.astype(np.float64), order, iou)
+    return ~_kernels().suppressed_in_groups(starts, _columns(detections.boxes), order, iou)
+
+
+def _columns(boxes: np.ndarray) -> np.ndarray:
+    """`[5, n]` float64: left, top, right, bottom, area."""
+    left, top, right, bottom = boxes.T.astype(np.float64)
+    return np.stack([left, top, right, bottom, (right - left) * (bottom - top)])
 
 
 def _starts(keys: np.ndarray) -> np.ndarray:

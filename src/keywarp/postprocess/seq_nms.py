@@ -74,6 +74,7 @@ def rescored(detections: VideoDetections, path: np.ndarray, rescore: Rescore) ->
 
 def numbered(detections: VideoDetections) -> VideoDetections:
     """The same with tracks counted from 0 by first appearance."""
+    assert detections.tracks is not None
     _, first, track = np.unique(detections.tracks, return_index=True, return_inverse=True)
     rank = np.empty_like(first)
     rank[np.argsort(first)] = np.arange(len(first))
