@@ -65,10 +65,8 @@ def annotate(sources: Sequence[str], options: RunOptions, boxes: BoxOptions | No
     found = expand_sources(sources)
     folder = options.output or Path("runs") / task
     planned = plan(found, folder, options, boxes)
-    names = ("method", "backbone", "flow", "interval", "key_position", "radius", "weights", "device", "half")
-    settings = {name: getattr(options, name) for name in names}
     live = any(map(is_live_address, found))
-    model = loading.load(options.model, task="segmentation" if boxes is None else None, live=live, **settings)
+    model = loading.load(options.model, task="segmentation" if boxes is None else None, live=live, **options.choices)
     run = Run(model, options, boxes, _labels(model.classes, boxes.classes) if boxes else None)
     failed = False
     with StopRequest() as stop:

@@ -14,7 +14,7 @@ from cyclopts import convert as converted
 from keywarp import __version__
 from keywarp.errors import InterruptedWorkError, UserError
 from keywarp.insight.options import VisualizeOptions
-from keywarp.options import BoxOptions, RunOptions, TrainFlowOptions, TrainOptions
+from keywarp.options import BoxOptions, EvaluateOptions, RunOptions, TrainFlowOptions, TrainOptions
 
 app = App(
     name="keywarp",
@@ -33,7 +33,7 @@ app.command(speed)
 models = App(name="models", help="List methods with what they cost; show, pull and push weight files.")
 app.command(models)
 
-RUN, BOXES, LOOK = RunOptions(), BoxOptions(), VisualizeOptions()  # the defaults
+RUN, BOXES, LOOK, EVALUATION = RunOptions(), BoxOptions(), VisualizeOptions(), EvaluateOptions()  # the defaults
 
 
 def _listed(kind: type, tokens: Sequence[Token]) -> object:
@@ -71,6 +71,27 @@ def segment(source: Sources, run: RunOptions = RUN) -> int:
     from keywarp.annotate import annotate
 
     return annotate(source, run)
+
+
+@app.command
+def evaluate(dataset: str, options: EvaluateOptions = EVALUATION) -> None:
+    """Measure a model, or stored detections, on annotated videos: a table, curves, the worst frames, a report.
+
+    DATASET is FOLDER or FOLDER:SPLIT, by default its split val. Ctrl-C keeps what is done; --resume goes on.
+    """
+    from keywarp.evaluate import evaluate
+
+    evaluate(dataset, options)
+
+
+@app.command
+def compare(
+    evaluation: list[Path], *, output: Annotated[Path | None, Parameter(help="also as an HTML page")] = None
+) -> None:
+    """Show evaluations side by side, with their differences to the first."""
+    from keywarp.compare import compare
+
+    compare(evaluation, output)
 
 
 @app.command
@@ -302,6 +323,19 @@ def convert(
     from keywarp.data.converting import convert
 
     convert(dataset, output, to=to, split=split)
+
+
+@data.command
+def motion(
+    address: str,
+    *,
+    split: Annotated[str, Parameter(help="train, val, test; all: every one that is there")] = "all",
+    json: Annotated[bool, Parameter(help="as JSON")] = False,
+) -> None:
+    """Show the shares of slow, medium and fast objects: of a data set with tracks, or of ImageNet VID's .mat file."""
+    from keywarp.evaluation.motion_file import show_motion
+
+    show_motion(address, split=split, as_json=json)
 
 
 @app.command

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -14,8 +14,8 @@ from keywarp.errors import UserError, unknown
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Which model runs on which frames, and where its results go."""
+class ModelOptions:
+    """Which model runs, and how."""
 
     model: Annotated[str, Parameter(help="name or file of a model; `keywarp models` lists names")] = "yolox-nano"
     method: Annotated[str | None, Parameter(help="where the model leaves a choice; `keywarp models` lists methods")] = (
@@ -31,6 +31,26 @@ class RunOptions:
     half: Annotated[bool, Parameter(help="half precision, on CUDA")] = False
     keep_memory: Annotated[bool, Parameter(help="keep freed memory: faster on the CPU, with glibc")] = False
     batch: Annotated[int, Parameter(help="frames computed together; a live source always takes 1")] = 8
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "interval"):
+            _at_least_one(name, getattr(self, name))
+        position, interval = self.key_position, self.interval
+        if position is not None and (position < 0 or (interval is not None and position >= interval)):
+            raise UserError(f"--key-position must be 0 to --interval − 1, got {position} with interval {interval}")
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What chooses and builds the model besides its name, as the arguments of `load`."""
+        names = ("method", "backbone", "flow", "interval", "key_position", "radius", "weights", "device", "half")
+        return {name: getattr(self, name) for name in names}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(ModelOptions):
+    """Which model runs on which frames, and where its results go."""
+
     frames: Annotated[str | None, Parameter(help="A:B, only frames A to B − 1; either may be left out")] = None
     stride: Annotated[int, Parameter(help="only every so many frames")] = 1
     output: Annotated[Path | None, Parameter(help="folder of the results; runs/detect or runs/segment")] = None
@@ -40,15 +60,9 @@ class RunOptions:
     no_video: Annotated[bool, Parameter(help="write no annotated video")] = False
 
     def __post_init__(self) -> None:
-        for name in ("stride", "batch", "interval"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} must be at least 1, got {value}")
-        position, interval = self.key_position, self.interval
-        if position is not None and (position < 0 or (interval is not None and position >= interval)):
-            raise UserError(f"--key-position must be 0 to --interval − 1, got {position} with interval {interval}")
-        if self.overwrite and self.resume:
-            raise UserError("--overwrite starts again and --resume goes on; give one of them")
+        super().__post_init__()
+        _at_least_one("stride", self.stride)
+        _one_way(self.overwrite, self.resume)
         _ = self.span
 
     @property
@@ -61,6 +75,79 @@ class RunOptions:
         if (start is None and stop is None) or (stop is not None and stop <= (start or 0)):
             raise UserError(f"--frames must be A:B with A below B, such as 100:200 or 100:, got {self.frames!r}")
         return start or 0, stop
+
+
+def _at_least_one(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise UserError(f"--{name} must be at least 1, got {value}")
+
+
+def _one_way(overwrite: bool, resume: bool) -> None:
+    if overwrite and resume:
+        raise UserError("--overwrite starts again and --resume goes on; give one of them")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(ModelOptions):
+    """What is measured on a data set, and how."""
+
+    model: Annotated[str, Parameter(help="name or file of a model; or give --results")] = ""
+    results: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            help="stored detections instead: of evaluate or detect, COCO's results JSON, or lines "
+            '"frame class score x1 y1 x2 y2"',
+            consume_multiple=True,
+        ),
+    ] = ()
+    postprocess: Annotated[
+        tuple[str, ...],
+        Parameter(help="none, seq-nms, seq-nms+; several give a row each", consume_multiple=True),
+    ] = ("none",)
+    rename: Annotated[
+        tuple[str, ...], Parameter(help="the model's class = the data set's, cow=cattle …", consume_multiple=True)
+    ] = ()
+    iou: Annotated[str, Parameter(help="what finds an object: vid (ImageNet VID's rule) or an IoU")] = "vid"
+    score: Annotated[float, Parameter(help="detections from here on count for steadiness, delay, worst frames")] = 0.5
+    motion_file: Annotated[Path | None, Parameter(help="motion IoU of ImageNet VID's objects, .mat")] = None
+    videos: Annotated[int | None, Parameter(help="only so many, evenly spread")] = None
+    worst: Annotated[int, Parameter(help="so many of the worst frames are drawn")] = 12
+    threads: Annotated[int | None, Parameter(help="of the networks on the CPU")] = None
+    output: Annotated[Path, Parameter(help="folder of tables, pictures and detections")] = Path("runs/evaluate")
+    overwrite: Annotated[bool, Parameter(help="replace an evaluation that exists")] = False
+    resume: Annotated[bool, Parameter(help="go on with an interrupted evaluation")] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_way(self.overwrite, self.resume)
+        if not 0 <= self.score <= 1:
+            raise UserError(f"--score must be 0 to 1, got {self.score:g}")
+        _at_least_one("videos", self.videos)
+        if not self.postprocess:
+            raise UserError("--postprocess needs a name: none, seq-nms, seq-nms+")
+        _ = self.finds, self.renamed
+
+    @property
+    def finds(self) -> float | Literal["vid"]:
+        """`iou` as a number, or "vid"."""
+        if self.iou == "vid":
+            return "vid"
+        try:
+            value = float(self.iou)
+        except ValueError:
+            value = 0.0
+        if not 0 < value <= 1:
+            raise UserError(f"--iou must be vid or a number above 0 and up to 1, got {self.iou!r}")
+        return value
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """`rename` as a dictionary."""
+        for each in self.rename:
+            if not re.fullmatch(r"[^=]+=[^=]+", each):
+                raise UserError(f"--rename takes MODELS=DATASETS, such as cow=cattle, got {each!r}")
+        return dict(each.split("=") for each in self.rename)
 
 
 @Parameter(name="*")

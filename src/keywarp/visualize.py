@@ -43,6 +43,16 @@ def draw(image: np.ndarray, result: FrameResult) -> np.ndarray:
     return _key_tag(drawn) if result.is_key else drawn
 
 
+def draw_truth(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """A copy of `image` with boxes `[M, 4]` in white with a dark edge: what is there, under what was found."""
+    drawn = np.ascontiguousarray(image).copy()
+    width = sv.calculate_optimal_line_thickness((image.shape[1], image.shape[0])) + 1
+    for x1, y1, x2, y2 in boxes.round().astype(int).tolist():
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), (0, 0, 0), width + 2)
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), (255, 255, 255), width)
+    return drawn
+
+
 def _boxes(image: np.ndarray, result: FrameResult) -> np.ndarray:
     detections = result.to_supervision()
     names = detections.data["class_name"] if result.classes else detections.class_id

@@ -19,7 +19,16 @@ from keywarp.data.frames import ImageFrames, VideoFileFrames
 from keywarp.data.tables import Box, BoxTable, TableVideo
 from keywarp.errors import UserError
 
-__all__ = ["IMAGE_FOLDERS", "class_positions", "image_folder", "laid_out_as", "load_json", "read", "split_files"]
+__all__ = [
+    "IMAGE_FOLDERS",
+    "class_positions",
+    "image_folder",
+    "image_positions",
+    "laid_out_as",
+    "load_json",
+    "read",
+    "split_files",
+]
 
 IMAGE_FOLDERS = ("", "data", "Data/VID", "{split}", "{split}/JPEGImages", "JPEGImages", "images", "{split}/images")
 """Where images are looked for, from the JSON file's folder and then from the one above."""
@@ -87,6 +96,29 @@ def laid_out_as(name: str, path: Path) -> Iterator[None]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"an entry lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{path} is not laid out as {name}: {what}") from None
+
+
+def image_positions(path: Path) -> tuple[dict[Any, tuple[int, int]], dict[int, int]]:
+    """Of a data set's file: the video's position and the frame of each image id, and the label of each category id.
+
+    For results that name images by id. Raises UserError where the file is in another format, or uses an id twice.
+    """
+    if path.suffix != ".json" or not path.is_file():
+        raise UserError(f"results by image id need a data set in a COCO-VID file, {path} is none")
+    document = load_json(path)
+    with laid_out_as("COCO-VID", path):
+        _, labels = class_positions(document, path)
+        of_videos = document.get("videos") or [{"id": image["id"]} for image in document["images"]]
+        numbers = {video["id"]: (n, "file_name" in video) for n, video in enumerate(of_videos)}
+        ranks: dict[int, int] = defaultdict(int)
+        positions: dict[Any, tuple[int, int]] = {}
+        for image in sorted(document["images"], key=lambda image: image.get("frame_id", 0)):
+            number, is_file = numbers[image["video_id"] if document.get("videos") else image["id"]]
+            if image["id"] in positions:
+                raise UserError(f"{path}: image id {image['id']} occurs twice; wanted each once")
+            positions[image["id"]] = number, int(image["frame_id"]) if is_file else ranks[number]
+            ranks[number] += 1
+    return positions, labels
 
 
 def read(path: Path, split: str, document: Entry) -> VideoDataset:

@@ -10,7 +10,7 @@ from keywarp.data import coco_vid, imagenet_vid, mot, segmentation_folders, vide
 from keywarp.data.datasets import UnreadableFrameError, VideoDataset
 from keywarp.errors import UserError
 
-__all__ = ["open_dataset", "splits"]
+__all__ = ["open_dataset", "split_of", "splits"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,14 @@ def open_dataset(address: str | Path, split: str = "train") -> VideoDataset:
 def splits(address: str | Path) -> tuple[str, ...]:
     """The splits that lie there; ("all",) for a data set that is one whole. Raises UserError."""
     return _find(Path(address))[1]
+
+
+def split_of(address: str, default: str = "train") -> tuple[str, str]:
+    """Data set and split of FOLDER or FOLDER:SPLIT; of a data set without splits, all of it."""
+    folder, colon, split = address.rpartition(":")
+    if colon and folder and "/" not in split and "\\" not in split:
+        return folder, split
+    return address, "all" if splits(address) == ("all",) else default
 
 
 def _find(path: Path) -> tuple[Format, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from keywarp.data.datasets import VideoDataset
-from keywarp.data.reading import open_dataset, splits
+from keywarp.data.reading import open_dataset, split_of, splits
 from keywarp.errors import UserError, unknown
 from keywarp.loading import options_of
 from keywarp.methods import METHODS, preset
@@ -83,14 +83,6 @@ def prepare(folder: Path, resume: bool) -> None:
 def open_data(addresses: Sequence[str]) -> list[VideoDataset]:
     """The data sets to train on."""
     return [open_dataset(*split_of(address)) for address in addresses]
-
-
-def split_of(address: str, default: str = "train") -> tuple[str, str]:
-    """Data set and split of FOLDER or FOLDER:SPLIT; of a data set without splits, all of it."""
-    folder, colon, split = address.rpartition(":")
-    if colon and folder and "/" not in split and "\\" not in split:
-        return folder, split
-    return address, "all" if splits(address) == ("all",) else default
 
 
 def _held_out(options: TrainOptions, datasets: Sequence[VideoDataset]) -> VideoDataset | None:

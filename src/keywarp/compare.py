@@ -1,0 +1,85 @@
+"""`keywarp compare`: evaluations side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from keywarp.errors import UserError
+from keywarp.files import write_atomically
+from keywarp.report import curves, page, shown
+
+SAME = ("dataset", "videos", "iou", "score")
+"""What evaluations must have in common to be compared."""
+
+
+def compare(folders: Sequence[Path], output: Path | None = None) -> None:
+    """Print the rows of several evaluations as one table, with differences to the first; `output`: also as HTML.
+
+    folders: outputs of `evaluate`, or their evaluation.json. Raises UserError where they are not of the same data.
+    """
+    if len(folders) < 2:
+        raise UserError(f"wanted two evaluations or more to compare, got {len(folders)}")
+    documents = [read(folder) for folder in folders]
+    for folder, document in zip(folders[1:], documents[1:], strict=True):
+        for name in SAME:
+            ours, theirs = documents[0]["setting"].get(name), document["setting"].get(name)
+            if ours != theirs:
+                raise UserError(f"{folders[0]} and {folder} differ in {name}: {ours!r} and {theirs!r}")
+    rows = named(folders, documents)
+    print_differences(rows)
+    if output is not None:
+        images = {"Precision and recall": curves(rows)} if any(row["curves"] for row in rows) else {}
+        settings = {str(folder): d["setting"] for folder, d in zip(folders, documents, strict=True)}
+        write_atomically(output, page(f"keywarp: {len(rows)} evaluations", settings, rows, images))
+        print(output)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """An evaluation's document. Raises UserError."""
+    file = path / "evaluation.json" if path.is_dir() else path
+    try:
+        document = json.loads(file.read_bytes())
+        _ = document["setting"]["dataset"], [row["measures"] for row in document["rows"]]
+    except OSError:
+        raise UserError(f"{path} holds no evaluation.json; give the --output of keywarp evaluate") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} was not written by keywarp evaluate: {error}") from None
+    return document
+
+
+def named(folders: Sequence[Path], documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """All rows, named after their folder, and after themselves where it has several."""
+    rows = []
+    for folder, document in zip(folders, documents, strict=True):
+        name = (folder if folder.suffix != ".json" else folder.parent).resolve().name
+        for row in document["rows"]:
+            several = len(document["rows"]) > 1
+            rows.append({**row, "name": f"{name} {row['name']}" if several else name})
+    return rows
+
+
+def print_differences(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows as a table on standard output; each but the first with its difference to the first."""
+    grid = Table()
+    grid.add_column("")
+    for row in rows:
+        grid.add_column(row["name"], justify="right")
+    for name in dict.fromkeys(name for row in rows for name in row["measures"]):
+        values = [row["measures"].get(name) for row in rows]
+        cells = [shown(name, values[0])]
+        for value in values[1:]:
+            known = value is not None and values[0] is not None
+            cells.append(shown(name, value) + (f" ({_signed(name, value - values[0])})" if known else ""))
+        grid.add_row(name, *cells)
+    Console().print(grid)
+
+
+def _signed(name: str, difference: float) -> str:
+    text = shown(name, abs(difference))
+    return ("−" if difference < 0 else "+") + text
