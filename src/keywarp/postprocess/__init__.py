@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from keywarp.errors import unknown
 from keywarp.postprocess.seq_nms import seq_nms, seq_nms_plus
+from keywarp.postprocess.streaming import StreamingSeqNMS
 from keywarp.structures import VideoDetections
 
-__all__ = ["POSTPROCESSES", "apply", "seq_nms", "seq_nms_plus"]
+__all__ = ["POSTPROCESSES", "StreamingSeqNMS", "apply", "seq_nms", "seq_nms_plus"]
 
 
 def unchanged(detections: VideoDetections) -> VideoDetections:

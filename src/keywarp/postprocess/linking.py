@@ -27,8 +27,10 @@ def paths(
 
     Of paths with equal sums the first wins: a box continues the first of the best boxes of the frame before, in the
     order of the rows; a path ends at the first box of the highest sum, by frame, then row. Sums are float64, added
-    from a path's beginning.
+    from a path's beginning. Raises UserError for scores below 0.
     """
+    if (detections.scores < 0).any():
+        raise UserError(f"scores must be at least 0 for paths to be chosen by sum, got {detections.scores.min()}")
     kernels = _kernels()
     path = np.empty(len(detections), np.int64)
     count = 0
@@ -55,6 +57,13 @@ def survivors(detections: VideoDetections, iou: float) -> np.ndarray:
     order = np.lexsort((-detections.scores, detections.frames, detections.labels))
     starts = _starts(np.stack([detections.labels[order], detections.frames[order]]))
     return ~_kernels().suppressed_in_groups(starts, _columns(detections.boxes), order, iou)
+
+
+def check_overlaps(**thresholds: float) -> None:
+    """Raise UserError for an overlap that is none."""
+    for name, value in thresholds.items():
+        if not 0 < value <= 1:
+            raise UserError(f"{name} must be above 0 and at most 1, got {value}")
 
 
 def _columns(boxes: np.ndarray) -> np.ndarray:

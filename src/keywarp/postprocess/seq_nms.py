@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from keywarp.errors import UserError, unknown
-from keywarp.postprocess.linking import paths, survivors
+from keywarp.errors import unknown
+from keywarp.postprocess.linking import check_overlaps, paths, survivors
 from keywarp.structures import VideoDetections
 
 Rescore = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -35,7 +35,7 @@ def seq_nms(
     path reached is suppressed within its frame at the end. Tracks count from 0 by first appearance, over all classes.
     Raises UserError for negative scores and for options out of range.
     """
-    _check(detections, link_iou=link_iou, nms_iou=nms_iou)
+    check_overlaps(link_iou=link_iou, nms_iou=nms_iou)
     if rescore not in RESCORES:
         raise unknown("rescoring", rescore, RESCORES)
     path = paths(detections, link_iou=link_iou, smallest_sum=smallest_sum, suppress_iou=nms_iou)
@@ -51,7 +51,7 @@ def seq_nms_plus(
     As `seq_nms`, but each frame's boxes are suppressed first, by more than `nms_iou`, and not along the paths, which
     is faster; a path's new score is half the mean and half the maximum.
     """
-    _check(detections, link_iou=link_iou, nms_iou=nms_iou)
+    check_overlaps(link_iou=link_iou, nms_iou=nms_iou)
     detections = detections[survivors(detections, nms_iou)]
     path = paths(detections, link_iou=link_iou, smallest_sum=smallest_sum)
     return numbered(rescored(detections, path, half_mean_half_max))
@@ -79,11 +79,3 @@ def numbered(detections: VideoDetections) -> VideoDetections:
     rank = np.empty_like(first)
     rank[np.argsort(first)] = np.arange(len(first))
     return replace(detections, tracks=rank[track])
-
-
-def _check(detections: VideoDetections, **thresholds: float) -> None:
-    for name, value in thresholds.items():
-        if not 0 < value <= 1:
-            raise UserError(f"{name} must be above 0 and at most 1, got {value}")
-    if (detections.scores < 0).any():
-        raise UserError(f"scores must be at least 0 for paths to be chosen by sum, got {detections.scores.min()}")
