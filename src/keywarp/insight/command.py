@@ -106,7 +106,7 @@ def _write(video: VideoSource, options: VisualizeOptions, show: Callable[[], Ins
             files.save("keys", overview)
     for warning in (*video.warnings, *files.warnings):
         print(f"warning: {warning}")
-    print(f"{files.count} frames, {len(files.saved)} pictures: {files.video}, {', '.join(p.name for p in files.saved)}")
+    print(f"{files.count} frames in {files.video}; pictures: {', '.join(path.name for path in files.saved) or 'none'}")
     return 130 if stop.requested else 0
 
 

@@ -158,7 +158,7 @@ class Observer:
         """The position of the level that was asked for."""
         count = len(self._original._maps(features))
         if self._level >= count:
-            raise UserError(f"--level must be 0 to {count - 1} as the model has {count} levels, got {self._level}")
+            raise UserError(f"--level must be below {count}, the model's number of feature levels, got {self._level}")
         return sorted(range(count), key=lambda n: -features[n].shape[-1])[self._level]
 
 
