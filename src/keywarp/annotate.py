@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -23,14 +24,19 @@ import torch
 from keywarp.allocation import keep_freed_memory
 from keywarp.data.video import VideoSource, expand_sources, is_live_address, open_video
 from keywarp.errors import InterruptedWorkError, UserError, unknown
+from keywarp.interfaces import with_parts
 from keywarp.model import VideoModel
 from keywarp.options import BoxOptions, RunOptions
 from keywarp.outputs import Outputs, Paths, already_complete, plan
+from keywarp.postprocess import POSTPROCESSES, apply
 from keywarp.predictor import VideoPredictor
 from keywarp.progress import ProgressBar, Timer
 from keywarp.structures import FrameResult, VideoFrame
 from keywarp.summary import measured, summary
 from keywarp.transform import ImageTransform
+
+LOWEST = 0.01
+"""Score of the boxes that post-processing starts from; lower ones would fill the disk and change next to nothing."""
 
 
 def detect(
@@ -59,6 +65,8 @@ def annotate(sources: Sequence[str], options: RunOptions, boxes: BoxOptions | No
     """
     from keywarp import loading
 
+    if boxes and boxes.postprocess not in POSTPROCESSES:
+        raise unknown("post-processing", boxes.postprocess, POSTPROCESSES)
     if options.keep_memory:
         keep_freed_memory()
     task = "segment" if boxes is None else "detect"
@@ -67,6 +75,9 @@ def annotate(sources: Sequence[str], options: RunOptions, boxes: BoxOptions | No
     planned = plan(found, folder, options, boxes)
     live = any(map(is_live_address, found))
     model = loading.load(options.model, task="segmentation" if boxes is None else None, live=live, **options.choices)
+    if boxes and boxes.postprocess != "none":
+        head, _ = model.head.unsuppressed()
+        model = with_parts(model, head=head)
     run = Run(model, options, boxes, _labels(model.classes, boxes.classes) if boxes else None)
     failed = False
     with StopRequest() as stop:
@@ -127,7 +138,10 @@ class Run:
             if options.resume and already_complete(paths, header):
                 _tell(f"{video.name}: complete already", options)
                 return
-            outputs = Outputs(paths, video, header, self.model.classes, overwrite=options.overwrite)
+            if self._whole and video.is_live:
+                raise UserError(f"{video.name} is live; --postprocess works on whole videos, leave it out")
+            working = replace(paths, video=None) if self._whole else paths
+            outputs = Outputs(working, video, header, self.model.classes, overwrite=options.overwrite)
             journal = outputs.journal
 
             def info(complete: bool) -> dict[str, Any]:
@@ -137,6 +151,8 @@ class Run:
                 with ProgressBar(video.name, video.frame_count) as bar:
                     for _ in self._frames(video, outputs, timer, stop):
                         bar.show(journal.count, journal.count - journal.stored, journal.key_frames)
+                if self._whole is not None and journal.count:
+                    self._finish(source, paths, outputs, draw=not stop.requested)
             except BaseException:
                 with suppress(InterruptedWorkError):
                     outputs.close(lambda: info(False), complete=False, resumable=not video.is_live)
@@ -149,6 +165,28 @@ class Run:
                 _tell(summary(info(complete), time.perf_counter() - began, journal.count - journal.stored), options)
             else:
                 _report_stop(video, outputs)
+
+    @property
+    def _whole(self) -> str | None:
+        """The post-processing of whole videos that was asked for."""
+        return self.boxes.postprocess if self.boxes and self.boxes.postprocess != "none" else None
+
+    def _finish(self, source: str, paths: Paths, outputs: Outputs, *, draw: bool) -> None:
+        """Post-process all boxes so far, and draw what comes out in a second pass through the video."""
+        assert self.boxes is not None
+        assert self._whole is not None
+        outputs.finish(partial(apply, self._whole), self.boxes.threshold)
+        if not draw or paths.video is None:
+            return
+        options, (start, end) = self.options, self.options.span
+        with (
+            open_video(source, start=start, stop=end, stride=options.stride) as video,
+            outputs.drawing(paths.video, video),
+            ProgressBar(f"{video.name}: drawing", outputs.journal.count) as bar,
+        ):
+            for done, (frame, result) in enumerate(zip(video, outputs.stored(), strict=False), start=1):
+                outputs.draw(frame, result)
+                bar.show(done, done, outputs.journal.key_frames)
 
     def _frames(self, video: VideoSource, outputs: Outputs, timer: Timer, stop: StopRequest) -> Iterator[None]:
         """Do the work, yielding after each frame: stored results are drawn again, the network does the rest.
@@ -196,7 +234,7 @@ class Run:
         found = result.detections
         if found is None or self.boxes is None:
             return result
-        keep = found.scores >= self.boxes.threshold
+        keep = found.scores >= (self.boxes.threshold if self._whole is None else LOWEST)
         if self.labels is not None:
             keep &= torch.isin(found.labels, torch.tensor(self.labels))
         return replace(result, detections=found[keep])
@@ -209,6 +247,8 @@ class Run:
         if self.boxes:
             kept = None if self.labels is None else [self.model.classes[label] for label in self.labels]
             settings |= {"threshold": self.boxes.threshold, "classes": kept}
+            if self._whole:
+                settings["postprocess"] = self._whole
         header = {
             "settings": settings,
             "video": {

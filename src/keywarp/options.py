@@ -159,6 +159,9 @@ class BoxOptions:
     threshold: Annotated[float, Parameter(help="smallest score, 0 to 1, that is drawn and listed")] = 0.5
     csv: Annotated[bool, Parameter(help="also NAME.csv, a row a detection")] = False
     mot: Annotated[bool, Parameter(help="also NAME.txt in the MOT challenge's format")] = False
+    postprocess: Annotated[
+        str, Parameter(help="none, seq-nms or seq-nms+: boxes linked over time, rescored, with track ids")
+    ] = "none"
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:

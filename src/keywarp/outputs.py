@@ -6,7 +6,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,16 @@ from keywarp.sinks import (
     Journal,
     Record,
     check_same,
+    columns,
     read_info,
     to_detections,
     to_record,
+    tracked,
     write_csv,
     write_json,
     write_mot,
 )
-from keywarp.structures import FrameResult, VideoFrame
+from keywarp.structures import FrameResult, VideoDetections, VideoFrame
 from keywarp.visualize import PALETTE, draw
 
 
@@ -51,6 +53,10 @@ class Paths:
     @property
     def journal(self) -> Path:
         return self.folder / f".{self.name}.partial.jsonl"
+
+    @property
+    def finished(self) -> Path:
+        return self.folder / f".{self.name}.finished.jsonl"
 
     @property
     def results(self) -> list[Path]:
@@ -150,6 +156,7 @@ class Outputs:
             for old in _label_maps(paths):
                 old.unlink()
         self.journal = Journal(paths.journal, header)
+        self.results = self.journal  # what the files are made of
         self._video: VideoWriter | None = None
         try:
             if paths.video:
@@ -165,8 +172,28 @@ class Outputs:
         return self._video.warnings if self._video else []
 
     def stored(self) -> Iterator[FrameResult]:
-        """The results that an earlier run left, in order."""
-        return map(self._to_result, self.journal.records())
+        """The results so far, in order: of an earlier run when this one begins."""
+        return map(self._to_result, self.results.records())
+
+    def finish(self, postprocess: Callable[[VideoDetections], VideoDetections], threshold: float) -> None:
+        """Put all boxes so far through `postprocess`; the files are made of those that then score `threshold`."""
+        done = postprocess(columns(self.journal.records()))
+        done = done[done.scores >= threshold]
+        self.paths.finished.unlink(missing_ok=True)
+        self.results = Journal(self.paths.finished, {})
+        for record, found in zip(self.journal.records(), tracked(done, self.journal.count, self.classes), strict=True):
+            self.results.append({**record, "detections": found})
+
+    @contextmanager
+    def drawing(self, path: Path, source: VideoSource) -> Iterator[None]:
+        """Frames drawn here go to this video, which `close` ends; nothing is left of it where drawing fails."""
+        self._video = VideoWriter(path, width=source.width, height=source.height, fps=source.fps, source=source)
+        try:
+            yield
+        except BaseException:
+            self._video.abort()
+            self._video = None
+            raise
 
     def draw(self, frame: VideoFrame, result: FrameResult) -> None:
         """Add the frame with its result to the video."""
@@ -199,11 +226,13 @@ class Outputs:
             if self._video:
                 self._video.close()
         finally:
-            write_json(self.paths.json, self.journal, info(), self.classes)
+            write_json(self.paths.json, self.results, info(), self.classes)
             if self.paths.csv:
-                write_csv(self.paths.csv, self.journal)
+                write_csv(self.paths.csv, self.results)
             if self.paths.mot:
-                write_mot(self.paths.mot, self.journal)
+                write_mot(self.paths.mot, self.results)
+            if self.results is not self.journal:
+                self.results.close(remove=True)
             self.journal.close(remove=False)
         if complete or not resumable:
             self.journal.close(remove=True)

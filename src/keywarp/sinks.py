@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,19 +17,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NotRequired, TextIO, TypedDict
 
+import numpy as np
 import torch
 
 from keywarp.errors import InterruptedWorkError, UserError
-from keywarp.structures import Detections, FrameResult
+from keywarp.structures import Detections, FrameResult, VideoDetections
 
 
 class Found(TypedDict):
-    """A detection. category_id: 0-based class index. bbox: [x, y, width, height] in pixels."""
+    """A detection. category_id: 0-based class index. bbox: [x, y, width, height] in pixels. track_id: of an object."""
 
     category_id: int
     category: str
     bbox: list[float]
     score: float
+    track_id: NotRequired[int]
 
 
 class Record(TypedDict):
@@ -67,6 +70,35 @@ def to_detections(record: Record) -> Detections:
     return Detections(
         boxes, torch.tensor([f["score"] for f in found]), torch.tensor([f["category_id"] for f in found]).long()
     )
+
+
+def columns(records: Iterable[Record]) -> VideoDetections:
+    """The boxes of all records as columns; a frame is a record's place among them."""
+    # Arrays that grow in place: a long video has millions of boxes.
+    frames, labels, boxes, scores = array("i"), array("i"), array("f"), array("f")
+    for place, record in enumerate(records):
+        for found in record.get("detections", ()):
+            x, y, width, height = found["bbox"]
+            frames.append(place)
+            labels.append(found["category_id"])
+            boxes.extend((x, y, x + width, y + height))
+            scores.append(found["score"])
+    numbers = (np.frombuffer(column, column.typecode) for column in (frames, boxes, scores, labels))
+    frame, box, score, label = numbers
+    return VideoDetections(frame, box.reshape(-1, 4), score, label)
+
+
+def tracked(detections: VideoDetections, count: int, classes: Sequence[str]) -> Iterator[list[Found]]:
+    """Of each of the frames 0 … count − 1 its boxes, as a record has them, with their tracks."""
+    starts = np.searchsorted(detections.frames, np.arange(count + 1)).tolist()
+    tracks = detections.tracks
+    for here in map(slice, starts, starts[1:]):
+        boxes, scores, labels = (c[here].tolist() for c in (detections.boxes, detections.scores, detections.labels))
+        frame = [_found(*row, classes) for row in zip(boxes, scores, labels, strict=True)]
+        if tracks is not None:
+            for found, track in zip(frame, tracks[here].tolist(), strict=True):
+                found["track_id"] = track
+        yield frame
 
 
 RECALL = 12
@@ -221,7 +253,7 @@ def _annotations(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
     for record in records:
         for found in record.get("detections", ()):
             number += 1
-            values = {key: found[key] for key in ("category_id", "bbox", "score")}
+            values = {key: value for key, value in found.items() if key != "category"}
             yield {"id": number, "image_id": record["image_id"], **values}
 
 
@@ -235,20 +267,22 @@ def _lines(file: TextIO, values: Iterable[Any]) -> None:
 
 
 def write_csv(path: Path, journal: Journal) -> None:
-    """A row a detection, under a row of names."""
+    """A row a detection, under a row of names; track_id is empty where there are no tracks."""
     with replacing(path) as file:
         rows = csv.writer(file)
-        rows.writerow(["image_id", "time", "key", "category_id", "category", "score", "x", "y", "width", "height"])
+        names = ["image_id", "time", "key", "category_id", "category", "score", "x", "y", "width", "height", "track_id"]
+        rows.writerow(names)
         for r in journal.records():
             for f in r.get("detections", ()):
                 frame = [r["image_id"], r["time"], int(r["key"])]
-                rows.writerow([*frame, f["category_id"], f["category"], f["score"], *f["bbox"]])
+                rows.writerow([*frame, f["category_id"], f["category"], f["score"], *f["bbox"], f.get("track_id", "")])
 
 
 def write_mot(path: Path, journal: Journal) -> None:
-    """The MOT challenge's detection format: frame from 1, id −1, x, y, width, height, score, −1, −1, −1."""
+    """The MOT challenge's format: frame from 1, track from 1 or −1, x, y, width, height, score, −1, −1, −1."""
     with replacing(path) as file:
         for record in journal.records():
             for found in record.get("detections", ()):
                 x, y, width, height = found["bbox"]
-                file.write(f"{record['image_id'] + 1},-1,{x},{y},{width},{height},{found['score']},-1,-1,-1\n")
+                track = found["track_id"] + 1 if "track_id" in found else -1
+                file.write(f"{record['image_id'] + 1},{track},{x},{y},{width},{height},{found['score']},-1,-1,-1\n")

@@ -19,7 +19,7 @@ def measured(outputs: Outputs, video: VideoSource, timer: Timer) -> dict[str, An
         "frames": journal.count,
         "key_frames": journal.key_frames,
         "key_frame_share": round(journal.key_frames / max(journal.count, 1), 4),
-        "detections": dict(journal.detections.most_common()),
+        "detections": dict(outputs.results.detections.most_common()),
         "milliseconds_per_frame": timer.milliseconds(journal.count - journal.stored),
         "versions": _versions(),
         "warnings": video.warnings + outputs.warnings,
