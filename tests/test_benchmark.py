@@ -109,3 +109,12 @@ def test_mistakes(options, said, clip, tmp_path):
 def test_neither_a_video_nor_a_size(capsys):
     assert main(["benchmark", "--models", "dff"]) == 2
     assert "got neither" in capsys.readouterr().err
+
+
+def test_files_are_told_apart_by_name(tmp_path):
+    paths = [tmp_path / folder / "model.onnx" for folder in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        path.touch()
+    with pytest.raises(UserError, match="must differ in their names"):
+        benchmark(size="48x64", **(TINY | {"methods": [str(path) for path in paths]}))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +65,9 @@ def candidates(
             raise unknown("flow", flow, [*FLOW_NETWORKS, *FLOWS])
     if min(intervals, default=1) < 1 or min(radii, default=1) < 1:
         raise UserError(f"--intervals and --radii must be 1 or more, got {list(intervals)} and {list(radii)}")
+    files = [Path(name).name for name in dict.fromkeys(methods) if Path(name).is_file()]
+    if len(set(files)) < len(files):
+        raise UserError(f"files of different folders must differ in their names to be told apart, got {files}")
     found: dict[str, Candidate] = {}
     for name in methods:
         family = _of_method if name in METHODS else _of_model
@@ -96,8 +100,9 @@ def _of_model(
     weights: dict[str, Any] = (
         {"weights": "random"} if name.startswith("torchvision/") else {}
     )  # speed does not depend on them
-    build, baseline = partial(load, name, device=device, **weights), f"{name} per frame"
-    description = build().description
+    build = partial(load, name, device=device, **weights)
+    name = Path(name).name if Path(name).is_file() else name
+    baseline, description = f"{name} per frame", build().description
     takes = options_of(description["method"])
     frame = partial(build, interval=1) if "detector" in takes else partial(build, method="rfcn")
     yield Candidate(baseline, frame, frame(), 2, baseline)
