@@ -95,6 +95,24 @@ def compare(
 
 
 @app.command
+def postprocess(
+    file: Path,
+    *,
+    output: Path,
+    method: Annotated[str, Parameter(help="seq-nms+ or seq-nms")] = "seq-nms+",
+    rescore: Annotated[str | None, Parameter(help="of seq-nms: mean or max of a path's scores; default mean")] = None,
+    overwrite: Annotated[bool, Parameter(help="replace --output if it is there")] = False,
+) -> None:
+    """Link a video's boxes over time and rescore them: of a file of `detect`, or anybody's COCO results list.
+
+    It works best on boxes down to a score of 0.01: `keywarp detect … --threshold 0.01`.
+    """
+    from keywarp.postprocess.command import postprocess
+
+    postprocess(file, method=method, rescore=rescore, output=output, overwrite=overwrite)
+
+
+@app.command
 def train(method: str, options: TrainOptions) -> None:
     """Train a method on annotated videos: a weight file that `detect` takes, checkpoints and a log.
 

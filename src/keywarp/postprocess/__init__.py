@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from keywarp.errors import unknown
 from keywarp.postprocess.seq_nms import seq_nms, seq_nms_plus
@@ -24,8 +25,8 @@ POSTPROCESSES: dict[str, Callable[..., VideoDetections]] = {
 }
 
 
-def apply(name: str, detections: VideoDetections) -> VideoDetections:
+def apply(name: str, detections: VideoDetections, **options: Any) -> VideoDetections:
     """The detections after the post-processing of that name. Raises UserError for a name that is not known."""
     if name not in POSTPROCESSES:
         raise unknown("post-processing", name, POSTPROCESSES)
-    return POSTPROCESSES[name](detections)
+    return POSTPROCESSES[name](detections, **options)
