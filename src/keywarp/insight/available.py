@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -55,7 +56,12 @@ def chosen(model: VideoModel, wanted: Sequence[str]) -> list[str]:
 
 def methods_with(kind: str) -> list[str]:
     """The names of `METHODS` that have it."""
-    return [name for name in METHODS if kind in kinds_of(_outline(name))]
+    return [name for name, kinds in _kinds_by_method().items() if kind in kinds]
+
+
+@cache
+def _kinds_by_method() -> dict[str, list[str]]:
+    return {name: kinds_of(_outline(name)) for name in METHODS}
 
 
 def _outline(method: str) -> VideoModel:
