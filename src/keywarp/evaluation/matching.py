@@ -77,8 +77,10 @@ def match(found: Pairs, allowed: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def matches(detections: VideoDetections, truth: Truth, iou: float, *, any_class: bool = False) -> np.ndarray:
-    """`[M]` for each detection the object that it finds with at least this IoU, or −1; with `any_class` in spite of its
-    label."""
+    """`[M]` for each detection the object that it finds with at least this IoU, or −1.
+
+    any_class: whatever its label, else only an object of its class.
+    """
     result = np.full(len(detections), -1)
     for found in pairs(detections, truth):
         alike = detections.labels[found.rows][found.detection] == truth.labels[found.truth]

@@ -63,6 +63,11 @@ class Truth:
     def __len__(self) -> int:
         return len(self.frames)
 
+    def __getitem__(self, index: np.ndarray) -> Truth:
+        """The boxes that `index` (a mask or positions) selects; the same frames are labelled."""
+        columns = (self.frames, self.boxes, self.labels, self.tracks, self.motion)
+        return Truth(self.labelled, *(column[index] for column in columns))
+
     @staticmethod
     def of(video: Video, motion: Sequence[np.ndarray] | None = None) -> Truth:
         """What is known of an annotated video.
