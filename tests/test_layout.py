@@ -32,6 +32,7 @@ ROWS = [
         "evaluate",
         "report",
         "compare",
+        "tradeoff",
         "training",
     },
     {"cli", "__main__"},

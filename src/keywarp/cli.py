@@ -14,7 +14,7 @@ from cyclopts import convert as converted
 from keywarp import __version__
 from keywarp.errors import InterruptedWorkError, UserError
 from keywarp.insight.options import VisualizeOptions
-from keywarp.options import BoxOptions, EvaluateOptions, RunOptions, TrainFlowOptions, TrainOptions
+from keywarp.options import BoxOptions, EvaluateOptions, RunOptions, TradeoffOptions, TrainFlowOptions, TrainOptions
 
 app = App(
     name="keywarp",
@@ -33,7 +33,8 @@ app.command(speed)
 models = App(name="models", help="List methods with what they cost; show, pull and push weight files.")
 app.command(models)
 
-RUN, BOXES, LOOK, EVALUATION = RunOptions(), BoxOptions(), VisualizeOptions(), EvaluateOptions()  # the defaults
+RUN, BOXES, LOOK = RunOptions(), BoxOptions(), VisualizeOptions()  # the defaults
+EVALUATION, TRADEOFF = EvaluateOptions(), TradeoffOptions()
 
 
 def _listed(kind: type, tokens: Sequence[Token]) -> object:
@@ -110,6 +111,17 @@ def postprocess(
     from keywarp.postprocess.command import postprocess
 
     postprocess(file, method=method, rescore=rescore, output=output, overwrite=overwrite)
+
+
+@app.command
+def tradeoff(dataset: str, options: TradeoffOptions = TRADEOFF) -> None:
+    """Draw accuracy against speed: models at several intervals, window radii or γ, measured side by side.
+
+    What is decided in training (λ, d, the flow network) is compared by giving several weight files.
+    """
+    from keywarp.tradeoff import tradeoff
+
+    tradeoff(dataset, options)
 
 
 @app.command
@@ -279,6 +291,25 @@ def benchmark_data(
         rounds=rounds,
         threads=threads,
         output=output,
+    )
+
+
+@speed.command(name="postprocess")
+def benchmark_postprocess(
+    *,
+    frames: Annotated[int, Parameter(help="of the video")] = 1000,
+    boxes: Annotated[int, Parameter(help="proposals of a frame, each with a score for every class")] = 300,
+    classes: int = 30,
+    score: Annotated[float, Parameter(help="what lies above takes part")] = 0.01,
+    seed: Annotated[int, Parameter(help="the same seed makes the same boxes")] = 0,
+    rounds: Annotated[int, Parameter(help="each method runs once a round; medians are reported")] = 3,
+    output: Annotated[Path | None, Parameter(help="also write the figures to this JSON file")] = None,
+) -> None:
+    """Measure how fast Seq-NMS+ and Seq-NMS link the boxes of a video, on random moving objects."""
+    from keywarp.benchmarking import postprocessing
+
+    postprocessing.benchmark_postprocess(
+        frames=frames, boxes=boxes, classes=classes, score=score, seed=seed, rounds=rounds, output=output
     )
 
 

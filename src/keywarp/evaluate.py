@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,10 +37,10 @@ from keywarp.networks.weight_files import sha256_of
 from keywarp.options import EvaluateOptions
 from keywarp.postprocess import POSTPROCESSES, apply
 from keywarp.predictor import VideoPredictor
-from keywarp.progress import ProgressBar
+from keywarp.progress import ProgressBar, Timer
 from keywarp.report import draw_worst, shown, write_report
 from keywarp.sinks import check_same
-from keywarp.structures import VideoDetections
+from keywarp.structures import FrameResult, VideoDetections
 
 DOCUMENT = "evaluation.json"
 
@@ -80,7 +81,7 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
         prepare(options.output, {"setting": setting}, options)
         (rows, pictures), run = judge(_postprocessed(stored, options.postprocess), dataset, options), {}
     document = {
-        "setting": setting | run | _machine(),
+        "setting": setting | run | machine(),
         "rows": [row.as_json() for row in rows],
         "worst": pictures,
     }
@@ -137,33 +138,57 @@ def run_model(model: VideoModel, dataset: VideoDataset, options: EvaluateOptions
     if set(options.postprocess) != {"none"}:
         head, suppression = model.head.unsuppressed()
         model = with_parts(model, head=head)
-    done, worked = 0, 0
+    done, worked, keys = 0, 0, 0
     with ProgressBar(Path(dataset.name).name, sum(len(video.frames) for video in dataset.videos)) as bar:
         for number, video in enumerate(dataset.videos):
             paths = {name: _file(options.output / name, number) for name in options.postprocess}
             done += len(video.frames)
             if all(path.exists() for path in paths.values()):
                 continue
-            begun, found, keys = time.perf_counter(), [], 0
-            for result in _results(model, video, options.batch):
-                if result.detections is None:
-                    raise UserError("the model gives label maps; the data set wants boxes")
-                found.append(result.detections)
-                keys += result.is_key
-            seconds = time.perf_counter() - begun
-            detections = relabelled(VideoDetections.of(found), labels)
+            run = detect_video(model, video, options.batch)
+            detections = relabelled(run.detections, labels)
             for name, path in paths.items():
                 ready = suppression(detections) if name == "none" else apply(name, detections)
-                save(path, ready, count=len(found), keys=keys, seconds=seconds)
-            worked += len(found)
-            bar.show(done, worked, keys * worked // max(len(found), 1))
+                save(path, ready, count=run.frames, keys=run.keys, seconds=run.seconds)
+            worked += run.frames
+            keys += run.keys
+            bar.show(done, worked, keys)
     return _run_summary([_file(options.output / options.postprocess[0], n) for n in range(len(dataset.videos))])
 
 
-def _results(model: VideoModel, video: Video, batch: int):  # type: ignore[no-untyped-def]
-    motion = bool(getattr(model.aligner, "uses_codec_motion", False))
+class VideoRun(NamedTuple):
+    """What a model found in a video, with the model's labels. seconds: of the model, without decoding."""
+
+    detections: VideoDetections
+    frames: int
+    keys: int
+    seconds: float
+
+
+def detect_video(
+    model: VideoModel, video: Video, batch: int, clock: Callable[[], float] = time.perf_counter
+) -> VideoRun:
+    """Run a detector over an annotated video. Raises InterruptedWorkError where a frame cannot be read."""
+    predictor, timer = VideoPredictor(model, batch=batch), Timer(clock)
+    found, keys = [], 0
+    for result in _results(predictor, video, timer):
+        if result.detections is None:
+            raise UserError("the model gives label maps, the data set has boxes; give a detector")
+        found.append(result.detections)
+        keys += result.is_key
+    return VideoRun(VideoDetections.of(found), len(found), keys, timer.seconds["model"])
+
+
+def _results(predictor: VideoPredictor, video: Video, timer: Timer) -> Iterator[FrameResult]:
+    stream = video.frames.stream(motion=bool(getattr(predictor.model.aligner, "uses_codec_motion", False)))
     try:
-        yield from VideoPredictor(model, batch=batch).run(video.frames.stream(motion))
+        while chunk := list(islice(stream, predictor.batch)):
+            with timer("model"):
+                results = predictor.push(chunk)
+            yield from results
+        with timer("model"):
+            results = predictor.flush()
+        yield from results
     except UnreadableFrameError as error:
         raise InterruptedWorkError(f"{video.name}: {error}; mend it, then go on with --resume") from None
 
@@ -210,13 +235,14 @@ def _segmentation(
     with ProgressBar(Path(dataset.name).name, len(files)) as bar:
         for number, (video, path) in enumerate(zip(dataset.videos, files, strict=True)):
             if not path.exists():
-                labelled, counts, begun, frames = set(video.labelled), np.zeros_like(total), time.perf_counter(), 0
-                for result in _results(model, video, options.batch):
+                timer, frames, counts = Timer(), 0, np.zeros_like(total)
+                labelled = set(video.labelled)
+                for result in _results(VideoPredictor(model, batch=options.batch), video, timer):
                     frames += 1
                     truth = video.annotation(result.index).mask if result.index in labelled else None
-                    if truth is not None:
+                    if truth is not None and result.segmentation is not None:
                         counts += confusion(result.segmentation, truth, len(classes))
-                seconds = time.perf_counter() - begun
+                seconds = timer.seconds["model"]
                 write_atomically(path, json.dumps({"counts": counts.tolist(), "frames": frames, "seconds": seconds}))
             total += np.array(json.loads(path.read_text())["counts"])
             bar.show(number + 1, number + 1, 0)
@@ -305,7 +331,8 @@ def _described(model: VideoModel, options: EvaluateOptions) -> dict[str, Any]:
     }
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Where figures were made, and with what."""
     return {
         "machine": f"{cpu_name()}, {os.cpu_count()} cores",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

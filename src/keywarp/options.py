@@ -131,23 +131,86 @@ class EvaluateOptions(ModelOptions):
     @property
     def finds(self) -> float | Literal["vid"]:
         """`iou` as a number, or "vid"."""
-        if self.iou == "vid":
-            return "vid"
-        try:
-            value = float(self.iou)
-        except ValueError:
-            value = 0.0
-        if not 0 < value <= 1:
-            raise UserError(f"--iou must be vid or a number above 0 and up to 1, got {self.iou!r}")
-        return value
+        return _overlap(self.iou)
 
     @property
     def renamed(self) -> dict[str, str]:
         """`rename` as a dictionary."""
-        for each in self.rename:
-            if not re.fullmatch(r"[^=]+=[^=]+", each):
-                raise UserError(f"--rename takes MODELS=DATASETS, such as cow=cattle, got {each!r}")
-        return dict(each.split("=") for each in self.rename)
+        return _pairs(self.rename)
+
+
+def _overlap(iou: str) -> float | Literal["vid"]:
+    if iou == "vid":
+        return "vid"
+    try:
+        value = float(iou)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise UserError(f"--iou must be vid or a number above 0 and up to 1, got {iou!r}")
+    return value
+
+
+def _pairs(rename: tuple[str, ...]) -> dict[str, str]:
+    for each in rename:
+        if not re.fullmatch(r"[^=]+=[^=]+", each):
+            raise UserError(f"--rename takes MODELS=DATASETS, such as cow=cattle, got {each!r}")
+    return dict(each.split("=") for each in rename)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TradeoffOptions:
+    """What is measured against each other."""
+
+    models: Annotated[
+        tuple[str, ...], Parameter(help="weight files, or names as of --model of detect", consume_multiple=True)
+    ] = ()
+    intervals: Annotated[tuple[int, ...], Parameter(help="key frame intervals l", consume_multiple=True)] = (
+        1,
+        2,
+        5,
+        10,
+        20,
+    )
+    radii: Annotated[tuple[int, ...], Parameter(help="of window methods", consume_multiple=True)] = (1, 2, 5, 10)
+    gammas: Annotated[tuple[float, ...], Parameter(help="γ of adaptive key frames", consume_multiple=True)] = (
+        0.05,
+        0.1,
+        0.2,
+        0.4,
+        0.8,
+    )
+    oracle: Annotated[bool, Parameter(help="also the key frames that ground truth would choose")] = False
+    postprocess: Annotated[str, Parameter(help="none, seq-nms, seq-nms+")] = "none"
+    rename: Annotated[
+        tuple[str, ...], Parameter(help="the model's class = the data set's, cow=cattle …", consume_multiple=True)
+    ] = ()
+    iou: Annotated[str, Parameter(help="what finds an object: vid (ImageNet VID's rule) or an IoU")] = "vid"
+    videos: Annotated[int | None, Parameter(help="only so many, evenly spread")] = None
+    threads: Annotated[int, Parameter(help="1: CPU time is measured; more: wall time")] = 1
+    batch: Annotated[int, Parameter(help="frames computed together")] = 8
+    device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto"
+    output: Annotated[Path, Parameter(help="folder of the plot, tables and detections")] = Path("runs/tradeoff")
+    resume: Annotated[bool, Parameter(help="go on with an interrupted measurement")] = False
+
+    def __post_init__(self) -> None:
+        for name in ("videos", "threads", "batch"):
+            _at_least_one(name, getattr(self, name))
+        for name, values in (("intervals", self.intervals), ("radii", self.radii)):
+            if min(values, default=1) < 1:
+                raise UserError(f"--{name} must be 1 or more, got {list(values)}")
+        _ = self.finds, self.renamed
+
+    @property
+    def finds(self) -> float | Literal["vid"]:
+        """`iou` as a number, or "vid"."""
+        return _overlap(self.iou)
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """`rename` as a dictionary."""
+        return _pairs(self.rename)
 
 
 @Parameter(name="*")

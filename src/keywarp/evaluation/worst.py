@@ -43,9 +43,12 @@ class WorstFrames:
         """Take in a video."""
         shown = detections[(detections.scores >= self.score) & np.isin(detections.frames, truth.labelled)]
         taken = matches(shown, truth, self.iou)
-        found = np.bincount(np.searchsorted(truth.labelled, shown.frames[taken >= 0]), minlength=len(truth.labelled))
-        wrong = np.bincount(np.searchsorted(truth.labelled, shown.frames[taken < 0]), minlength=len(truth.labelled))
-        objects = np.bincount(np.searchsorted(truth.labelled, truth.frames), minlength=len(truth.labelled))
+
+        def by_frame(frames: np.ndarray) -> np.ndarray:
+            return np.bincount(np.searchsorted(truth.labelled, frames), minlength=len(truth.labelled))
+
+        found, wrong = by_frame(shown.frames[taken >= 0]), by_frame(shown.frames[taken < 0])
+        objects = by_frame(truth.frames)
         errors = objects - found + wrong
         if not len(errors) or not errors.max():
             return

@@ -1,0 +1,252 @@
+"""`keywarp tradeoff`: accuracy against speed of models, each at several settings, on an annotated data set.
+
+Video by video, every candidate runs in turn: what it finds gives its accuracy, the time it takes its speed. So all of
+them are measured under the same load, and an interrupted measurement goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from keywarp.data.datasets import Video, VideoDataset
+from keywarp.data.reading import open_dataset, split_of
+from keywarp.errors import UserError
+from keywarp.evaluate import chosen, detect_video, machine
+from keywarp.evaluation.measures import Measures
+from keywarp.evaluation.results_files import class_map, load, relabelled, save
+from keywarp.evaluation.truth import Truth
+from keywarp.files import write_atomically
+from keywarp.interfaces import with_parts
+from keywarp.loading import load as load_model
+from keywarp.loading import options_of
+from keywarp.methods import METHODS
+from keywarp.model import VideoModel
+from keywarp.options import TradeoffOptions
+from keywarp.oracle import oracle_schedule
+from keywarp.postprocess import apply
+from keywarp.progress import ProgressBar
+from keywarp.scheduling import Scheduler
+from keywarp.sinks import check_same
+from keywarp.tradeoff_plot import ORACLE, PER_FRAME, Point, plot
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model at a setting; label, group, parameter and note as of `Point`. baseline: name of its per-frame one."""
+
+    label: str
+    group: str
+    parameter: float
+    model: VideoModel
+    baseline: str
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """As in the table."""
+        return f"{self.group} {self.label}"
+
+    @property
+    def folder(self) -> str:
+        """Its name as a folder's."""
+        return re.sub(r"[^\w.=+-]+", "_", self.name)
+
+
+def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
+    """The points of the plot, which is drawn into OUTPUT/tradeoff.png and tradeoff.html beside tradeoff.json.
+
+    address: as of `evaluate`. Raises UserError before any work.
+    """
+    if not options.models:
+        raise UserError(
+            "--models must name weight files or models to measure, such as rfcn.safetensors dff.safetensors"
+        )
+    dataset = chosen(open_dataset(*split_of(address, "val")), options.videos)
+    torch.set_num_threads(options.threads)
+    entries = list(candidates(options))
+    twice = {e.folder for e in entries if [o.folder for o in entries].count(e.folder) > 1}
+    if twice:
+        raise UserError(f"several candidates are named {min(twice)}; give the files names that differ")
+    setting = {
+        "dataset": address,
+        "videos": len(dataset.videos),
+        "iou": options.iou,
+        "postprocess": options.postprocess,
+        "candidates": [e.name for e in entries],
+    }
+    _prepare(options, setting)
+    _run(entries, dataset, options)
+    points, rows = _points(entries, dataset, options)
+    document = {
+        "setting": setting | machine() | {"clock": "CPU time" if options.threads == 1 else "wall time"},
+        "points": [asdict(point) for point in points],
+        "rows": rows,
+    }
+    write_atomically(options.output / "tradeoff.json", json.dumps(document, indent=1, ensure_ascii=False))
+    for name in ("tradeoff.png", "tradeoff.html"):
+        plot(points, options.output / name, f"{address}, {len(dataset.videos)} videos")
+    _print(rows)
+    print(options.output / "tradeoff.html")
+    return points
+
+
+def candidates(options: TradeoffOptions) -> Iterator[Candidate]:
+    """Each model on every frame, and at every setting that it takes of the intervals, radii and γ; its oracle."""
+    for name in options.models:
+        build = partial(load_model, name, device=options.device)
+        model = build()
+        title = Path(name).stem if Path(name).is_file() else name
+        method = model.description["method"]
+        takes = options_of(method)
+        baseline = f"{title} {PER_FRAME}"
+        wrapped = "detector" in takes
+        frame = build(interval=1) if wrapped else build(method="rfcn")
+        yield Candidate(PER_FRAME, title, 1, frame, baseline, PER_FRAME)
+        for parameter, values in _varied(takes, model, options):
+            for value in values:
+                text = f"{SIGNS[parameter]}={value:g}"
+                twin = build(interval=int(value)) if wrapped else _rescheduled(model, **{parameter: value})
+                yield Candidate(text, title, value, twin, baseline)
+        if options.oracle and "interval" in takes and not wrapped and model.scheduler.latency == 0:
+            yield Candidate(ORACLE, title, 0, model, baseline, ORACLE)
+
+
+SIGNS = {"interval": "l", "radius": "r", "gamma": "γ"}
+
+
+def _varied(takes: set[str], model: VideoModel, options: TradeoffOptions) -> Iterator[tuple[str, Sequence[float]]]:
+    """What a method varies, and the values: γ where its key frames are adaptive, else a window or an interval."""
+    adaptive = "gamma" in takes and hasattr(model.scheduler, "gamma")
+    if adaptive:
+        yield "gamma", options.gammas
+    elif "radius" in takes:
+        yield "radius", options.radii
+    elif "interval" in takes:
+        yield "interval", [n for n in options.intervals if n > 1]
+
+
+def _rescheduled(model: VideoModel, **changes: Any) -> VideoModel:
+    """The same weights under the scheduler that its method has with other arguments."""
+    description = model.description
+    with torch.device("meta"):
+        bare = METHODS[description["method"]](**(description["arguments"] | changes))
+    return _with_scheduler(model, bare.scheduler)
+
+
+def _with_scheduler(model: VideoModel, scheduler: Scheduler) -> VideoModel:
+    twin = with_parts(model)
+    twin.scheduler = scheduler
+    return twin
+
+
+def _prepare(options: TradeoffOptions, setting: dict[str, Any]) -> None:
+    path = options.output / "run.json"
+    if path.exists():
+        if not options.resume:
+            raise UserError(f"{options.output} holds a measurement; go on with --resume or give another --output")
+        check_same(json.loads(path.read_text(encoding="utf-8")), setting, path)
+    options.output.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(setting, indent=1, ensure_ascii=False))
+
+
+def _run(entries: Sequence[Candidate], dataset: VideoDataset, options: TradeoffOptions) -> None:
+    """Run every candidate over every video that has no results yet; the order turns from video to video."""
+    clock = time.process_time if options.threads == 1 and not torch.cuda.is_available() else time.perf_counter
+    labels = {e.baseline: class_map(e.model.classes, dataset, options.renamed) for e in entries}
+    total = sum(len(video.frames) for video in dataset.videos) * len(entries)
+    done, worked, keys, warm = 0, 0, 0, False
+    for e in entries:
+        (options.output / e.folder).mkdir(exist_ok=True)
+    with ProgressBar(f"{len(entries)} candidates", total) as bar:
+        for number, video in enumerate(dataset.videos):
+            for turn in range(len(entries)):
+                entry = entries[(turn + number) % len(entries)]
+                path = _file(options, entry, number)
+                done += len(video.frames)
+                if path.exists():
+                    continue
+                if not warm:
+                    warm = bool([detect_video(e.model, video, options.batch) for e in entries if e.note != ORACLE])
+                model = _scheduled_by_truth(entry.model, video) if entry.note == ORACLE else entry.model
+                run = detect_video(model, video, options.batch, clock)
+                found = apply(options.postprocess, relabelled(run.detections, labels[entry.baseline]))
+                save(path, found, count=run.frames, keys=run.keys, seconds=run.seconds)
+                worked, keys = worked + run.frames, keys + run.keys
+                bar.show(done, worked, keys)
+
+
+def _scheduled_by_truth(model: VideoModel, video: Video) -> VideoModel:
+    """The model with the key frames that the ground truth chooses; every frame of the video must be labelled."""
+    if len(video.labelled) < len(video.frames):
+        raise UserError(f"{video.name} has frames without labels, which the oracle needs; leave --oracle out")
+    truths = []
+    for index in video.labelled:
+        truth = video.annotation(index)
+        truths.append((torch.from_numpy(truth.boxes), torch.from_numpy(truth.labels)))
+    pictures = (frame.image for frame in video.frames.stream())
+    return _with_scheduler(model, oracle_schedule(model, pictures, truths))
+
+
+def _file(options: TradeoffOptions, entry: Candidate, number: int) -> Path:
+    return options.output / entry.folder / f"{number:05d}.npz"
+
+
+def _points(
+    entries: Sequence[Candidate], dataset: VideoDataset, options: TradeoffOptions
+) -> tuple[list[Point], list[dict[str, Any]]]:
+    measures = {e.name: Measures(dataset.classes, iou=options.finds) for e in entries}
+    speeds: dict[str, list[float]] = {e.name: [] for e in entries}  # milliseconds a frame, of each video
+    keys, frames = dict.fromkeys(measures, 0.0), dict.fromkeys(measures, 0.0)
+    for number, video in enumerate(dataset.videos):
+        truth = Truth.of(video)
+        for e in entries:
+            found, numbers = load(_file(options, e, number))
+            measures[e.name].add(found, truth)
+            speeds[e.name].append(1000 * numbers["seconds"] / max(numbers["count"], 1))
+            keys[e.name] += numbers["keys"]
+            frames[e.name] += numbers["count"]
+    points, rows = [], []
+    for e in entries:
+        row = measures[e.name].result(e.name).as_json()
+        milliseconds = statistics.median(speeds[e.name])
+        ratio = statistics.median(b / c for b, c in zip(speeds[e.baseline], speeds[e.name], strict=True))
+        points.append(Point(e.label, e.group, e.parameter, milliseconds, row["measures"]["mAP"] or 0.0, e.note))
+        rows.append(
+            {
+                "name": e.name,
+                "milliseconds": round(milliseconds, 3),
+                "speedup": round(ratio, 3),
+                "key_frame_share": round(keys[e.name] / max(frames[e.name], 1), 4),
+                "measures": row["measures"],
+            }
+        )
+    return points, rows
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    grid = Table()
+    columns = ("mAP", "mAP slow", "mAP medium", "mAP fast")
+    for column in ("", "ms a frame", "speed-up", "key frames", *columns):
+        grid.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        values = [row["measures"].get(name) for name in columns]
+        grid.add_row(
+            row["name"],
+            f"{row['milliseconds']:.1f}",
+            f"{row['speedup']:.2f}",
+            f"{row['key_frame_share']:.0%}",
+            *("–" if value is None else f"{100 * value:.1f}" for value in values),
+        )
+    Console().print(grid)
