@@ -31,24 +31,23 @@ def test_few_channels_and_flat_maps_are_shown_too(channels):
     assert len(np.unique(FeatureColours(flat)(flat))) == 1
 
 
-@pytest.mark.parametrize(
-    ("values", "wanted"), [(0.0, 1), (0.9, 1), (1.1, 2), (4.9, 5), (5.1, 10), (37, 50), (0.03, 0.05)]
-)
-def test_reach_is_one_two_or_five_times_a_power_of_ten(values, wanted):
-    assert Reach().with_frame(np.full((3, 4), values)) == wanted
+@pytest.mark.parametrize(("value", "wanted"), [(0.9, 1), (1.1, 2), (4.9, 5), (5.1, 10), (37, 50), (0.03, 0.05)])
+def test_reach_is_one_two_or_five_times_a_power_of_ten(value, wanted):
+    assert Reach().with_frame(np.full((3, 4), value)) == wanted
 
 
-def test_reach_holds_for_a_while_and_then_falls():
-    reach, calm = Reach(frames=3), np.full(10, 0.9)
-    reaches = [reach.with_frame(values) for values in (calm, calm * 40, calm, calm, calm, calm)]
-    assert reaches == [1, 50, 50, 50, 1, 1]
+def test_reach_stays_while_it_fits():
+    reach = Reach()
+    reaches = [reach.with_frame(np.full(10, value)) for value in (3, 4.5, 1.1, 6, 3, 40, 0.9, 4, 0)]
+    assert reaches == [5, 5, 5, 10, 10, 50, 1, 5, 1e-6]
+    assert Reach(least=1.0).with_frame(np.zeros(3)) == 1
 
 
 def test_reach_passes_over_what_is_unknown_and_over_few_outliers():
     values = np.full(1000, 1.5)
     values[:10], values[10:200] = 1e4, np.nan
     assert Reach().with_frame(values) == 2
-    assert Reach().with_frame(np.full(4, np.nan)) == 1
+    assert Reach(least=3.0).with_frame(np.full(4, np.nan)) == 5
 
 
 def test_flow_colours_are_torchvisions_where_the_longest_vector_is_the_reach():

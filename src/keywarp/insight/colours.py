@@ -6,7 +6,6 @@ Legend: C channels · (h, w) cells
 from __future__ import annotations
 
 import math
-from collections import deque
 
 import cv2
 import numpy as np
@@ -43,24 +42,25 @@ class FeatureColours:
 
 
 class Reach:
-    """The value that the ends of a colour scale stand for: 1, 2 or 5 times a power of ten.
+    """The value that the ends of a colour scale stand for: 1, 2 or 5 times a power of ten, `least` at least.
 
-    It holds 98 % of the values of each of the last `frames` frames: a scale does not change with every frame, and one
-    wild frame does not pale all that follow.
+    It holds 98 % of a frame's values and stays until they outgrow it or fill less than a fifth: the scale does not
+    change with every frame, and one wild frame does not pale all that follow.
     """
 
-    def __init__(self, frames: int = 25) -> None:
-        self._wanted: deque[float] = deque(maxlen=frames)
+    def __init__(self, least: float = 1e-6) -> None:
+        self._least = least
+        self._value = 0.0
 
     def with_frame(self, values: np.ndarray) -> float:
         """The reach, now that a frame's values came, lengths of at least 0; those not finite are left out."""
         known = values[np.isfinite(values)]
-        self._wanted.append(float(np.quantile(known, 0.98)) if known.size else 0.0)
-        wanted = max(self._wanted)
-        if wanted < 1e-6:
-            return 1.0
-        power = 10.0 ** math.floor(math.log10(wanted))
-        return float(f"{next(step * power for step in (1, 2, 5, 10) if step * power >= wanted * (1 - 1e-9)):.1g}")
+        wanted = max(float(np.quantile(known, 0.98)) if known.size else 0.0, self._least)
+        if not self._value / 5 <= wanted <= self._value:
+            power = 10.0 ** math.floor(math.log10(wanted))
+            steps = (step * power for step in (1, 2, 5, 10))
+            self._value = float(f"{next(step for step in steps if step >= wanted * (1 - 1e-9)):.1g}")
+        return self._value
 
 
 def flow_colours(flow: np.ndarray, reach: float) -> np.ndarray:

@@ -38,7 +38,7 @@ class Painter:
         self._kinds = kinds
         self._threshold = threshold
         self.size = picture_size(height, width)
-        self._motion, self._quality = Reach(), Reach()
+        self._motion, self._quality = Reach(least=1.0), Reach()
 
     def panels(self, frame: VideoFrame, result: FrameResult, seen: Observation) -> list[Panel]:
         """The frame with its result, then the panels of each kind."""
