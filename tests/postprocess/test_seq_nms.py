@@ -166,6 +166,7 @@ def test_classes_do_not_know_of_each_other(postprocess):
 def test_no_boxes_and_one_box(postprocess):
     empty = VideoDetections([], np.zeros((0, 4)), [], [])
     assert len(postprocess(empty)) == 0
+    assert postprocess(VideoDetections.of([])).tracks.tolist() == []
     one = VideoDetections([7], [[0, 0, 1, 1]], [0.25], [2])
     found = postprocess(one)
     assert (found.frames[0], found.scores[0], found.labels[0], found.tracks[0]) == (7, 0.25, 2, 0)
@@ -207,3 +208,17 @@ def test_without_numba_the_error_names_the_extra(monkeypatch):
     monkeypatch.delattr("keywarp.postprocess.kernels", raising=False)
     with pytest.raises(UserError, match=r"pip install 'keywarp\[postprocess\]'"):
         seq_nms(tubes(0))
+
+
+def test_a_place_for_compiled_code_is_not_needed(monkeypatch):
+    from keywarp.postprocess import kernels
+
+    compile_with = kernels.numba.njit
+
+    def njit(cache=False, **options):
+        if cache:
+            raise RuntimeError("no locator available")
+        return compile_with(**options)
+
+    monkeypatch.setattr(kernels.numba, "njit", njit)
+    assert kernels.compiled(lambda a: a + 1)(2) == 3
