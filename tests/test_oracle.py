@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from keywarp.data.datasets import Annotation
 from keywarp.data.synthetic import synthetic_clip
-from keywarp.evaluation.detection import average_precision, of_class
+from keywarp.evaluation.average_precision import AveragePrecision
+from keywarp.evaluation.truth import Truth
 from keywarp.loading import load
 from keywarp.oracle import oracle_schedule
 from keywarp.predictor import VideoPredictor
 from keywarp.scheduling import FixedInterval, KnownKeys
+from keywarp.structures import VideoDetections
 
 
 def test_no_schedule_of_its_length_is_better_frame_by_frame():
@@ -25,10 +28,9 @@ def test_no_schedule_of_its_length_is_better_frame_by_frame():
     def score(scheduler, t):
         model.scheduler = scheduler
         found = [r.detections for r in VideoPredictor(model).run(frames[: t + 1])][t]
-        boxes, labels = truths[t]
-        return np.mean(
-            [average_precision([of_class(found, c)], [boxes[labels == c]]) for c in labels.unique().tolist()]
-        )
+        precision = AveragePrecision(len(model.classes), threshold=0.5)
+        precision.add(VideoDetections.of([found]), Truth.of_frames([Annotation(*(v.numpy() for v in truths[t]))]))
+        return precision.result().mean["all"]
 
     for t in range(1, count):  # each choice, given those before it, as the predictor itself scores it
         before = {k for k in schedule.keys if k < t}

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keywarp.evaluation.detection import average_precision, of_class
+from keywarp.data.datasets import Annotation
+from keywarp.evaluation.average_precision import AveragePrecision
+from keywarp.evaluation.truth import Truth
 from keywarp.model import VideoModel
 from keywarp.scheduling import KnownKeys
-from keywarp.structures import Detections, Frame, Memory, Step, StepOutput
+from keywarp.structures import Detections, Frame, Memory, Step, StepOutput, VideoDetections
 
 
 @torch.inference_mode()
@@ -47,5 +49,8 @@ def oracle_schedule(
 
 def _mean_ap(found: Detections, boxes: Tensor, labels: Tensor, iou: float) -> float:
     """Of one frame, over the classes that it holds."""
-    present = labels.unique().tolist()
-    return float(np.mean([average_precision([of_class(found, c)], [boxes[labels == c]], iou) for c in present]))
+    classes = int(labels.max()) + 1
+    precision = AveragePrecision(classes, threshold=iou)
+    truth = Truth.of_frames([Annotation(boxes.cpu().numpy(), labels.cpu().numpy())])
+    precision.add(VideoDetections.of([found[found.labels < classes]]), truth)
+    return precision.result().mean["all"]

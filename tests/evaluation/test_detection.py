@@ -1,9 +1,7 @@
-import math
-
 import pytest
 import torch
 
-from keywarp.evaluation.detection import agreement, average_precision, of_class
+from keywarp.evaluation.detection import agreement, of_class
 from keywarp.structures import Detections
 
 A, B, FAR = [0.0, 0, 10, 10], [20.0, 0, 30, 10], [50.0, 50, 60, 60]
@@ -15,27 +13,6 @@ def found(*rows):
         return Detections.empty()
     labels = [r[2] if len(r) > 2 else 0 for r in rows]
     return Detections(torch.tensor([r[0] for r in rows]), torch.tensor([r[1] for r in rows]), torch.tensor(labels))
-
-
-@pytest.mark.parametrize(
-    ("detections", "truths", "expected"),
-    [
-        ([found((A, 0.9), (B, 0.8))], [[A, B]], 1.0),
-        ([found((A, 0.9), (FAR, 0.8), (B, 0.7))], [[A, B]], 0.5 + 0.5 * 2 / 3),
-        ([found((FAR, 0.9), (A, 0.8))], [[A]], 0.5),
-        ([found((A, 0.9), (A, 0.8))], [[A]], 1.0),  # the second takes nothing, and comes after full recall
-        ([found((A, 0.9)), found((A, 0.8))], [[A], []], 1.0),
-        ([found(), found((A, 0.8))], [[A], [A]], 0.5),
-        ([found()], [[A]], 0.0),
-    ],
-)
-def test_average_precision_by_hand(detections, truths, expected):
-    boxes = [torch.tensor(t).reshape(-1, 4) for t in truths]
-    assert average_precision(detections, boxes) == pytest.approx(expected)
-
-
-def test_no_ground_truth_has_no_precision():
-    assert math.isnan(average_precision([found((A, 0.9))], [torch.zeros(0, 4)]))
 
 
 @pytest.mark.parametrize(

@@ -1,46 +1,12 @@
-"""Average precision of one class, and the agreement of two sets of detections.
-
-Legend: M boxes of a frame · G ground-truth boxes of a frame
-"""
+"""The agreement of two sets of detections."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from torch import Tensor
 from torchvision.ops import box_iou
 
 from keywarp.structures import Detections
-
-
-def average_precision(detections: Sequence[Detections], truths: Sequence[Tensor], iou: float = 0.5) -> float:
-    """Area under the monotone precision envelope over all recall points (VOC 2010), for one class.
-
-    detections: of each frame, all of the class. truths: of each frame its boxes `[G, 4]` xyxy. By falling score, each
-    detection takes the best overlapping box of its frame that is still free, if their overlap reaches `iou`.
-    NaN when there is no ground truth.
-    """
-    total = sum(len(t) for t in truths)
-    if not total:
-        return float("nan")
-    overlaps = [box_iou(d.boxes, t.to(d.boxes)).numpy() for d, t in zip(detections, truths, strict=True)]
-    ranked = sorted(
-        ((float(s), f, m) for f, d in enumerate(detections) for m, s in enumerate(d.scores)), key=lambda r: -r[0]
-    )
-    free = [np.ones(len(t), bool) for t in truths]
-    hits = np.zeros(len(ranked))
-    for rank, (_, f, m) in enumerate(ranked):
-        row = np.where(free[f], overlaps[f][m], -1.0) if len(free[f]) else np.array([-1.0])
-        best = int(row.argmax())
-        if row[best] >= iou:
-            free[f][best] = False
-            hits[rank] = 1
-    true = hits.cumsum()
-    recall = np.concatenate([[0.0], true / total])
-    precision = np.concatenate([true / np.arange(1, len(true) + 1), [0.0]])
-    envelope = np.maximum.accumulate(precision[::-1])[::-1][: len(true)]
-    return float((np.diff(recall) * envelope).sum())
 
 
 def agreement(detections: Sequence[Detections], reference: Sequence[Detections], iou: float = 0.5) -> float:

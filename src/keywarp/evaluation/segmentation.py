@@ -56,7 +56,7 @@ class LPairs(NamedTuple):
 
 
 def l_pairs(model: VideoModel, dataset: VideoDataset, interval: int) -> LPairs:
-    """Mean IoU with a key frame every `interval` frames, on snippets with one labelled frame (004, section 5).
+    """Mean IoU with a key frame every `interval` frames, on snippets with one labelled frame (004, section 5.2).
 
     For each offset o = 0 … interval − 1 a labelled frame i is segmented with the features of the key frame i − o
     carried to it (o = 0: its own), nothing else remembered; the mean IoU of each offset, and their mean. So a frame at

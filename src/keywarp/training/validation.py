@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import nn
 
 from keywarp.data.datasets import UnreadableFrameError, Video, VideoDataset
-from keywarp.evaluation.detection import average_precision, of_class
+from keywarp.evaluation.average_precision import AveragePrecision
 from keywarp.evaluation.segmentation import confusion, mean_iou
+from keywarp.evaluation.truth import Truth
 from keywarp.model import VideoModel
 from keywarp.predictor import VideoPredictor
-from keywarp.structures import Detections
+from keywarp.structures import Detections, VideoDetections
 from keywarp.training.processes import Processes
-
-
-class Judged(NamedTuple):
-    """A labelled frame: what was found in it and what is there."""
-
-    found: Detections
-    boxes: torch.Tensor
-    labels: torch.Tensor
 
 
 def validation(
@@ -45,37 +36,24 @@ def validation(
                 (_segmented(network, video, classes) for video in mine), np.zeros((classes, classes), np.int64)
             )
             return {"mIoU": mean_iou(sum(processes.gather(counts)))}
-        frames = [frame for video in mine for frame in _detected(network, video)]
-        everything = [frame for part in processes.gather(frames) for frame in part]
-        return {"mAP": mean_average_precision(everything, len(dataset.classes))}
+        precision = AveragePrecision(len(dataset.classes), threshold=0.5)
+        for part in processes.gather([pair for video in mine for pair in _detected(network, video)]):
+            for found, truth in part:
+                precision.add(found, truth)
+        return {"mAP": precision.result().mean["all"]}
 
     return measure
 
 
-def mean_average_precision(frames: Sequence[Judged], classes: int) -> float:
-    """AP at IoU 0.5, mean over the classes that occur; NaN when none does."""
-    values = []
-    for c in range(classes):
-        rows = [(of_class(f.found, c), f.boxes[f.labels == c]) for f in frames]
-        rows = [(found, truth) for found, truth in rows if len(found) or len(truth)]
-        values.append(average_precision([found for found, _ in rows], [truth for _, truth in rows]))
-    occurring = [value for value in values if value == value]
-    return float(np.mean(occurring)) if occurring else float("nan")
-
-
-def _detected(model: VideoModel, video: Video) -> list[Judged]:
-    """The labelled frames of a video; none of one that cannot be read."""
+def _detected(model: VideoModel, video: Video) -> list[tuple[VideoDetections, Truth]]:
+    """What was found in a video's labelled frames and what is there; nothing for one that cannot be read."""
     labelled = set(video.labelled)
-    judged = []
     try:
-        for result in VideoPredictor(model).run(video.frames.stream()):
-            if result.index in labelled and result.detections is not None:
-                truth = video.annotation(result.index)
-                boxes, labels = torch.from_numpy(truth.boxes), torch.from_numpy(truth.labels)
-                judged.append(Judged(result.detections, boxes, labels))
+        results = VideoPredictor(model).run(video.frames.stream())
+        found = [r.detections if r.index in labelled and r.detections else Detections.empty() for r in results]
+        return [(VideoDetections.of(found), Truth.of(video))]
     except UnreadableFrameError:
         return []
-    return judged
 
 
 def _segmented(model: VideoModel, video: Video, classes: int) -> np.ndarray:
