@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def print_differences(rows: Sequence[Mapping[str, Any]]) -> None:
             known = value is not None and values[0] is not None
             cells.append(shown(name, value) + (f" ({_signed(name, value - values[0])})" if known else ""))
         grid.add_row(name, *cells)
-    Console().print(grid)
+    Console(width=None if sys.stdout.isatty() else 160).print(grid)
 
 
 def _signed(name: str, difference: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -256,7 +257,7 @@ def _segmentation(
     return [Row("none", measures, by_class, {})], run
 
 
-def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
+def print_rows(rows: Sequence[Row]) -> None:
     """The rows as a table on standard output: a line a measure."""
     grid = Table()
     grid.add_column("")
@@ -264,7 +265,7 @@ def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
         grid.add_column(row.name, justify="right")
     for name in rows[0].measures:
         grid.add_row(name, *(shown(name, row.measures.get(name, float("nan"))) for row in rows))
-    (console or Console()).print(grid)
+    Console(width=None if sys.stdout.isatty() else 160).print(grid)
 
 
 def _kept(folder: Path) -> Results:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -107,7 +108,7 @@ def candidates(options: TradeoffOptions) -> Iterator[Candidate]:
     for name in options.models:
         build = partial(load_model, name, device=options.device)
         model = build()
-        title = Path(name).stem if Path(name).is_file() else name
+        title = _title(name)
         method = model.description["method"]
         takes = options_of(method)
         baseline = f"{title} {PER_FRAME}"
@@ -121,6 +122,14 @@ def candidates(options: TradeoffOptions) -> Iterator[Candidate]:
                 yield Candidate(text, title, value, twin, baseline)
         if options.oracle and "interval" in takes and not wrapped and model.scheduler.latency == 0:
             yield Candidate(ORACLE, title, 0, model, baseline, ORACLE)
+
+
+def _title(name: str) -> str:
+    """A short name for a model: a file's, or its folder's where `train` named the file."""
+    path = Path(name)
+    if not path.is_file():
+        return name
+    return path.resolve().parent.name if path.stem in ("best", "model") else path.stem
 
 
 SIGNS = {"interval": "l", "radius": "r", "gamma": "γ"}
@@ -249,4 +258,4 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
             f"{row['key_frame_share']:.0%}",
             *("–" if value is None else f"{100 * value:.1f}" for value in values),
         )
-    Console().print(grid)
+    Console(width=None if sys.stdout.isatty() else 120).print(grid)

@@ -1,0 +1,255 @@
+"""Evaluations from end to end: a model or stored detections in, tables and reports out."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data.coco_files import write_image
+from keywarp import evaluate as evaluating
+from keywarp.cli import main
+from keywarp.compare import compare
+from keywarp.data.reading import open_dataset
+from keywarp.errors import InterruptedWorkError, UserError
+from keywarp.evaluate import detect_video, evaluate
+from keywarp.evaluation.measures import Measures
+from keywarp.evaluation.results_files import load
+from keywarp.evaluation.truth import Truth
+from keywarp.options import EvaluateOptions
+from toy_files import colour_model, write_toy
+
+
+@pytest.fixture
+def toy(tmp_path):
+    return write_toy(tmp_path / "toy")
+
+
+@pytest.fixture
+def use(monkeypatch):
+    """Make `evaluate` run this model, whatever it is asked for."""
+
+    def use(model):
+        monkeypatch.setattr(evaluating, "load_model", lambda *_, **__: model)
+        return model
+
+    return use
+
+
+def options(folder, **given):
+    return EvaluateOptions(**({"model": "toy", "output": folder} | given))
+
+
+def document(folder):
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def test_the_table_is_that_of_the_models_detections(toy, tmp_path, use, capsys):
+    model = use(colour_model())
+    (row,) = evaluate(str(toy), options(tmp_path / "out"))
+    dataset, measures = open_dataset(toy, "val"), Measures(("red", "green", "blue"))
+    for video in dataset.videos:
+        measures.add(detect_video(model, video, 8).detections, Truth.of(video))
+    expected = measures.result("none")
+    assert row.measures == pytest.approx(expected.measures, nan_ok=True)
+    assert 0.3 < row.measures["mAP"] < 1  # boxes stand still between key frames
+    stored = document(tmp_path / "out")
+    assert stored["rows"][0]["measures"]["mAP"] == pytest.approx(row.measures["mAP"], abs=1e-6)
+    assert stored["setting"]["key_frame_share"] == pytest.approx(1 / 12, abs=1e-4)
+    assert stored["setting"]["frames"] == 36
+    assert f"{100 * row.measures['mAP']:.1f}" in capsys.readouterr().out
+    assert set(row.by_class) == {"red", "green", "blue"}
+
+
+def test_the_report_holds_everything(toy, tmp_path, use):
+    use(colour_model())
+    evaluate(str(toy), options(tmp_path / "out", worst=2))
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count("data:image/png;base64,") == 1
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert "http" not in page
+    for text in ("mAP fast", "green", "drop-outs", "toy-0, frame"):
+        assert text in page
+    assert (tmp_path / "out/curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(list((tmp_path / "out/worst").iterdir())) == 2
+
+
+def test_a_perfect_model_has_a_perfect_table(toy, tmp_path, use):
+    use(colour_model(interval=1))
+    (row,) = evaluate(str(toy), options(tmp_path / "out"))
+    wanted = {"mAP": 1, "COCO AP": 1, "fragmentation": 0, "centre jitter": 0, "delay mean": 0, "never found": 0}
+    assert {name: row.measures[name] for name in wanted} == pytest.approx(wanted)
+    assert document(tmp_path / "out")["worst"] == []
+
+
+def test_each_post_processing_has_its_row_and_its_detections(toy, tmp_path, use):
+    use(colour_model())
+    rows = evaluate(str(toy), options(tmp_path / "out", postprocess=("none", "seq-nms+")))
+    assert [row.name for row in rows] == ["none", "seq-nms+"]
+    tracks = [load(tmp_path / "out" / name / "00000.npz")[0].tracks for name in ("none", "seq-nms+")]
+    assert tracks[0] is None
+    assert set(tracks[1]) == {0, 1}
+    for name in ("none", "seq-nms+"):
+        assert len(list((tmp_path / "out" / name).glob("*.npz"))) == 3
+
+
+def test_stored_detections_give_the_same_table(toy, tmp_path, use):
+    use(colour_model())
+    (first,) = evaluate(str(toy), options(tmp_path / "out"))
+    again = EvaluateOptions(results=(tmp_path / "out",), output=tmp_path / "again", postprocess=("none", "seq-nms"))
+    rows = evaluate(str(toy), again)
+    assert [row.name for row in rows] == ["none", "none seq-nms"]
+    assert rows[0].measures == pytest.approx(first.measures, nan_ok=True)
+
+
+def test_an_interrupted_evaluation_resumed_gives_the_identical_table(toy, tmp_path, use, monkeypatch):
+    use(colour_model())
+    evaluate(str(toy), options(tmp_path / "whole"))
+    calls = iter(range(9))
+
+    def stops(*arguments):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return detect_video(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluating, "detect_video", stops)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(str(toy), options(tmp_path / "cut"))
+    assert len(list((tmp_path / "cut/none").glob("*.npz"))) == 1
+    with pytest.raises(UserError, match="go on with --resume"):
+        evaluate(str(toy), options(tmp_path / "cut"))
+    with pytest.raises(UserError, match=r"iou was 'vid' and is '0.5' now"):
+        evaluate(str(toy), options(tmp_path / "cut", resume=True, iou="0.5"))
+    model = use(colour_model())
+    evaluate(str(toy), options(tmp_path / "cut", resume=True))
+    assert model.feature_network.images == 2  # key frames of the two videos that were left
+    assert document(tmp_path / "cut")["rows"] == document(tmp_path / "whole")["rows"]
+
+
+def test_overwriting_starts_anew(toy, tmp_path, use):
+    use(colour_model())
+    evaluate(str(toy), options(tmp_path / "out"))
+    use(colour_model(interval=1))
+    (row,) = evaluate(str(toy), options(tmp_path / "out", overwrite=True))
+    assert row.measures["mAP"] == pytest.approx(1)
+
+
+def test_an_unreadable_frame_stops_it_and_resuming_goes_on(toy, tmp_path, use):
+    use(colour_model())
+    frame = toy / "data/toy-1/004.png"
+    whole = frame.read_bytes()
+    frame.write_bytes(b"no image")
+    with pytest.raises(InterruptedWorkError, match=r"toy-1: .*004.png cannot be read.*--resume") as error:
+        evaluate(str(toy), options(tmp_path / "out"))
+    assert "\n" not in str(error.value)
+    frame.write_bytes(whole)
+    evaluate(str(toy), options(tmp_path / "out", resume=True))
+    assert document(tmp_path / "out")["setting"]["frames"] == 36
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": ""}, "give --model, a model to run, or --results"),
+        ({"results": ("a.json",)}, "give --model, a model to run, or --results"),
+        ({"postprocess": ("seqnms",)}, "unknown post-processing 'seqnms'; did you mean seq-nms"),
+        ({"rename": ("red=grene",)}, "'grene'; did you mean green"),
+    ],
+)
+def test_mistakes_get_one_line(toy, tmp_path, use, given, message):
+    use(colour_model())
+    with pytest.raises(UserError, match=message) as error:
+        evaluate(str(toy), options(tmp_path / "out", **given))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out/none/00000.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"iou": "half"}, "--iou must be vid or a number"),
+        ({"iou": "0"}, "--iou must be vid or a number"),
+        ({"rename": ("red",)}, "--rename takes MODELS=DATASETS"),
+        ({"videos": 0}, "--videos must be at least 1"),
+        ({"score": 2}, "--score must be 0 to 1"),
+        ({"resume": True, "overwrite": True}, "give one of them"),
+    ],
+)
+def test_options_are_checked_when_built(given, message):
+    with pytest.raises(UserError, match=message):
+        EvaluateOptions(**given)
+
+
+def test_missing_videos_are_told_before_any_work(toy, tmp_path, use):
+    model = use(colour_model())
+    for path in (toy / "data/toy-2").iterdir():
+        path.unlink()
+    (toy / "data/toy-2").rmdir()
+    with pytest.raises(UserError, match=r"1 of the 3 videos of .* are missing, first .*toy-2"):
+        evaluate(str(toy), options(tmp_path / "out"))
+    assert model.feature_network.images == 0
+
+
+def test_other_classes_than_the_data_sets(toy, tmp_path, use, capsys):
+    model = use(colour_model(interval=1))
+    model.classes = ("red", "verde", "sky")
+    (row,) = evaluate(str(toy), options(tmp_path / "out"))
+    assert row.measures["mAP"] == pytest.approx(1 / 3)
+    assert "does not know 2 of the 3 classes: green, blue" in capsys.readouterr().err
+    (row,) = evaluate(str(toy), options(tmp_path / "b", rename=("verde=green", "sky=blue")))
+    assert row.measures["mAP"] == pytest.approx(1)
+
+
+def test_fewer_videos_are_spread_over_the_set(toy, tmp_path, use):
+    use(colour_model())
+    evaluate(str(toy), options(tmp_path / "out", videos=2))
+    assert json.loads((tmp_path / "out/run.json").read_text())["videos"] == ["toy-0", "toy-2"]
+
+
+def test_the_command_line_says_it_in_one_line(toy, tmp_path, capsys):
+    (tmp_path / "found.txt").write_text("99 1 0.5 0 0 1 1\n")
+    arguments = ["evaluate", str(toy), "--results", str(tmp_path / "found.txt"), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "frame 99 is not in 1 to 36" in capsys.readouterr().err
+    write_image(tmp_path / "x.png")
+    assert main([*arguments[:3], str(tmp_path / "x.png")]) == 2
+    assert main(["evaluate", str(tmp_path / "absent"), "--model", "demo"]) == 2
+
+
+def test_comparing_shows_differences_to_the_first(toy, tmp_path, use, capsys):
+    for name, interval in (("a", 12), ("b", 1)):
+        use(colour_model(interval))
+        evaluate(str(toy), options(tmp_path / name))
+    capsys.readouterr()
+    compare([tmp_path / "a", tmp_path / "b"], tmp_path / "both.html")
+    a, b = (document(tmp_path / name)["rows"][0]["measures"]["mAP"] for name in "ab")
+    printed = capsys.readouterr().out
+    assert f"{100 * a:.1f}" in printed
+    assert f"100.0 (+{100 * (b - a):.1f})" in printed
+    assert "data:image/png" in (tmp_path / "both.html").read_text()
+
+
+def test_evaluations_of_other_data_are_not_compared(toy, tmp_path, use):
+    use(colour_model())
+    evaluate(str(toy), options(tmp_path / "a"))
+    evaluate(str(toy), options(tmp_path / "b", videos=2))
+    for folders, message in (
+        (["a", "b"], "differ in videos: 3 and 2"),
+        (["a"], "two evaluations or more"),
+        (["a", "toy"], "holds no evaluation.json"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compare([tmp_path / name for name in folders])
+    (tmp_path / "b/evaluation.json").write_text("[]")
+    with pytest.raises(UserError, match="was not written by keywarp evaluate"):
+        compare([tmp_path / "a", tmp_path / "b"])
+
+
+def test_curves_are_the_best_precision_at_each_recall(toy, tmp_path, use):
+    use(colour_model())
+    (row,) = evaluate(str(toy), options(tmp_path / "out"))
+    for label, curve in row.curves.items():
+        assert len(curve) == 101
+        assert (np.diff(curve) <= 0).all()
+        # The area under the kept curve is the AP, up to the grid.
+        assert np.mean(curve) == pytest.approx(row.by_class[label]["all"], abs=0.02)
