@@ -11,12 +11,13 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -87,8 +88,9 @@ def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
         "postprocess": options.postprocess,
         "candidates": [e.name for e in entries],
     }
+    labels = {e.baseline: class_map(e.model.classes, dataset, options.renamed) for e in entries}
     _prepare(options, setting)
-    _run(entries, dataset, options)
+    _run(entries, labels, dataset, options)
     points, rows = _points(entries, dataset, options)
     document = {
         "setting": setting | machine() | {"clock": "CPU time" if options.threads == 1 else "wall time"},
@@ -170,10 +172,11 @@ def _prepare(options: TradeoffOptions, setting: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(setting, indent=1, ensure_ascii=False))
 
 
-def _run(entries: Sequence[Candidate], dataset: VideoDataset, options: TradeoffOptions) -> None:
+def _run(
+    entries: Sequence[Candidate], labels: Mapping[str, np.ndarray], dataset: VideoDataset, options: TradeoffOptions
+) -> None:
     """Run every candidate over every video that has no results yet; the order turns from video to video."""
     clock = time.process_time if options.threads == 1 and not torch.cuda.is_available() else time.perf_counter
-    labels = {e.baseline: class_map(e.model.classes, dataset, options.renamed) for e in entries}
     total = sum(len(video.frames) for video in dataset.videos) * len(entries)
     done, worked, keys, warm = 0, 0, 0, False
     for e in entries:
