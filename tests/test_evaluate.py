@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from data.coco_files import write_image
 from keywarp import evaluate as evaluating
@@ -15,8 +16,10 @@ from keywarp.evaluate import detect_video, evaluate
 from keywarp.evaluation.measures import Measures
 from keywarp.evaluation.results_files import load
 from keywarp.evaluation.truth import Truth
+from keywarp.interfaces import TaskHead
 from keywarp.options import EvaluateOptions
 from toy_files import colour_model, write_toy
+from training.toy import toy as toy_videos
 
 
 @pytest.fixture
@@ -253,3 +256,34 @@ def test_curves_are_the_best_precision_at_each_recall(toy, tmp_path, use):
         assert (np.diff(curve) <= 0).all()
         # The area under the kept curve is the AP, up to the grid.
         assert np.mean(curve) == pytest.approx(row.by_class[label]["all"], abs=0.02)
+
+
+class MaskHead(TaskHead):
+    """The class of each strongly coloured cell, 0 elsewhere."""
+
+    def forward(self, features, image_sizes):
+        (image,) = features
+        strong = (image.amax(1, keepdim=True) - image.amin(1, keepdim=True)) > 100
+        return torch.cat([~strong * 300.0, strong * image], dim=1)
+
+
+def test_segmentation_is_measured_by_pixels(tmp_path, use, monkeypatch):
+    model = use(colour_model(interval=12))
+    model.head, model.classes = MaskHead(), ("ground", "red", "green", "blue")
+    model.description = {"method": "dff", "arguments": {"task": "segmentation"}}
+    monkeypatch.setattr(evaluating, "open_dataset", lambda *_: toy_videos(masks=True, length=6))
+    monkeypatch.setattr(evaluating, "split_of", lambda *_: ())
+    monkeypatch.setattr(evaluating, "chosen", lambda dataset, _: dataset)
+    (row,) = evaluate("toy", options(tmp_path / "out", l_pairs=3))
+    assert 0.5 < row.measures["mIoU"] < 1
+    offsets = [row.measures[f"mIoU, key frame {o} before"] for o in range(3)]
+    assert offsets[0] == 1 > offsets[1] > offsets[2] > row.measures["mIoU"]
+    assert row.measures["mIoU of l-pairs"] == pytest.approx(sum(offsets) / 3)
+    assert set(row.by_class) == {"ground", "red", "green", "blue"}
+    model.feature_network.images = 0
+    again = evaluate("toy", options(tmp_path / "out", resume=True))
+    assert model.feature_network.images == 0
+    assert again[0].measures["mIoU"] == row.measures["mIoU"]
+    assert "IoU" in (tmp_path / "out/report.html").read_text()
+    with pytest.raises(UserError, match="--postprocess is for detections"):
+        evaluate("toy", options(tmp_path / "b", postprocess=("seq-nms",)))

@@ -27,7 +27,7 @@ from keywarp.errors import InterruptedWorkError, UserError, unknown
 from keywarp.evaluation.measures import Measures, Row
 from keywarp.evaluation.motion_file import by_video, read_motion
 from keywarp.evaluation.results_files import INDEX, Results, class_map, load, read_results, relabelled, save
-from keywarp.evaluation.segmentation import confusion, mean_iou
+from keywarp.evaluation.segmentation import confusion, l_pairs, mean_iou
 from keywarp.evaluation.truth import Truth
 from keywarp.evaluation.worst import WorstFrames
 from keywarp.files import write_atomically
@@ -250,6 +250,10 @@ def _segmentation(
     hits = np.diag(total)
     union = total.sum(axis=0) + total.sum(axis=1) - hits
     measures = {"mIoU": mean_iou(total), "pixel accuracy": float(hits.sum() / max(total.sum(), 1))}
+    if options.l_pairs is not None:
+        pairs = l_pairs(model, dataset, options.l_pairs)
+        measures["mIoU of l-pairs"] = pairs.mean
+        measures |= {f"mIoU, key frame {o} before": value for o, value in enumerate(pairs.by_offset)}
     by_class = {name: {"IoU": float(hits[c] / union[c])} for c, name in enumerate(classes) if union[c]}
     stored = [json.loads(path.read_text()) for path in files]
     frames, seconds = (sum(each[key] for each in stored) for key in ("frames", "seconds"))

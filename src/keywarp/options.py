@@ -111,6 +111,9 @@ class EvaluateOptions(ModelOptions):
     iou: Annotated[str, Parameter(help="what finds an object: vid (ImageNet VID's rule) or an IoU")] = "vid"
     score: Annotated[float, Parameter(help="detections from here on count for steadiness, delay, worst frames")] = 0.5
     motion_file: Annotated[Path | None, Parameter(help="motion IoU of ImageNet VID's objects, .mat")] = None
+    l_pairs: Annotated[
+        int | None, Parameter(help="segmentation: also mIoU with key frames 0 … this − 1 frames before each label")
+    ] = None
     videos: Annotated[int | None, Parameter(help="only so many, evenly spread")] = None
     worst: Annotated[int, Parameter(help="so many of the worst frames are drawn")] = 12
     threads: Annotated[int | None, Parameter(help="of the networks on the CPU")] = None
@@ -124,6 +127,7 @@ class EvaluateOptions(ModelOptions):
         if not 0 <= self.score <= 1:
             raise UserError(f"--score must be 0 to 1, got {self.score:g}")
         _at_least_one("videos", self.videos)
+        _at_least_one("l-pairs", self.l_pairs)
         if not self.postprocess:
             raise UserError("--postprocess needs a name: none, seq-nms, seq-nms+")
         _ = self.finds, self.renamed
