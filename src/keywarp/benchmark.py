@@ -70,10 +70,10 @@ def started(model: VideoModel, frames: Sequence[VideoFrame], count: int, batch: 
 
 
 def run_alone(build: Callable[[], VideoModel], source: Pictures, motion: bool, count: int, batch: int) -> torch.device:
-    """The device that a model has run on: its start and a round."""
+    """The device that a model has run on: its start, and up to the next key frame."""
     frames = source.read(count + 1, motion)
     predictor = started(build(), frames, count, batch)
-    predictor.push(list(islice(cycle(frames), count)))
+    predictor.push(list(islice(cycle(frames), predictor.model.scheduler.latency + 1)))
     return predictor.device
 
 
@@ -159,6 +159,7 @@ def benchmark(
     if min(rounds, threads, batch) < 1:
         raise UserError(f"--rounds, --threads and --batch must be 1 or more, got {rounds}, {threads} and {batch}")
     source = pictures(video, size)
+    source.read(1)  # what cannot be read is said before the models are built
     if plot is not None:
         check_figure(plot)
     if output is not None and not output.parent.is_dir():

@@ -21,6 +21,9 @@ from keywarp.model import VideoModel
 from keywarp.predictor import VideoPredictor
 from keywarp.structures import Detections
 
+PER_FRAME = "rfcn per frame"
+"""The baseline of the papers' methods."""
+
 
 @dataclass
 class Candidate:
@@ -69,8 +72,11 @@ def candidates(
     if len(set(files)) < len(files):
         raise UserError(f"files of different folders must differ in their names to be told apart, got {files}")
     found: dict[str, Candidate] = {}
-    for name in methods:
+    for name in dict.fromkeys(methods):
         family = _of_method if name in METHODS else _of_model
+        if name in METHODS and PER_FRAME not in found:
+            frame = partial(load, "rfcn", weights="random", backbone=backbone, device=device)
+            found[PER_FRAME] = Candidate(PER_FRAME, frame, frame(), 2, PER_FRAME)
         for candidate in family(name, flows, intervals, radii, backbone, device):
             found.setdefault(candidate.name, candidate)
     if not found:
@@ -81,16 +87,13 @@ def candidates(
 def _of_method(
     name: str, flows: Sequence[str], intervals: Sequence[int], radii: Sequence[int], backbone: str, device: str
 ) -> Iterator[Candidate]:
-    """Those of a method of the papers, after the per-frame one."""
+    """Those of a method of the papers."""
     takes = options_of(name)
     if "detector" in takes:
         raise UserError(f"{name} carries a trained detector: name that one in its place, e.g. yolox-nano")
-    random: dict[str, Any] = {"weights": "random", "backbone": backbone, "device": device}
-    frame = partial(load, "rfcn", **random)
-    yield Candidate("rfcn per frame", frame, frame(), 2, "rfcn per frame")
     choices = _choices(takes, [flow for flow in flows if flow in FLOW_NETWORKS], intervals, radii)
-    compose = partial(METHODS[name], backbone=backbone)
-    yield from _sharing(name, "rfcn per frame", partial(load, name, **random), compose, choices)
+    build = partial(load, name, weights="random", backbone=backbone, device=device)
+    yield from _sharing(name, PER_FRAME, build, partial(METHODS[name], backbone=backbone), choices)
 
 
 def _of_model(
