@@ -8,13 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter, Token
-from cyclopts import convert as converted
+from cyclopts import App, CycloptsError, Parameter
 
 from keywarp import __version__
 from keywarp.errors import InterruptedWorkError, UserError
 from keywarp.insight.options import VisualizeOptions
-from keywarp.options import BoxOptions, EvaluateOptions, RunOptions, TradeoffOptions, TrainFlowOptions, TrainOptions
+from keywarp.options import (
+    LIST,
+    BoxOptions,
+    EvaluateOptions,
+    RunOptions,
+    TradeoffOptions,
+    TrainFlowOptions,
+    TrainOptions,
+)
 
 app = App(
     name="keywarp",
@@ -36,13 +43,6 @@ app.command(models)
 RUN, BOXES, LOOK = RunOptions(), BoxOptions(), VisualizeOptions()  # the defaults
 EVALUATION, TRADEOFF = EvaluateOptions(), TradeoffOptions()
 
-
-def _listed(kind: type, tokens: Sequence[Token]) -> object:
-    """Values of an option, given with commas as well as spaces."""
-    return converted(kind, [value for token in tokens for value in token.value.split(",") if value])
-
-
-LIST = Parameter(consume_multiple=True, converter=_listed)
 
 Sources = Annotated[
     list[str],

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
+from cyclopts import convert as converted
 
 from keywarp.errors import UserError, unknown
+
+
+def _listed(kind: type, tokens: Sequence[Token]) -> object:
+    """Values of an option, given with commas as well as spaces."""
+    return converted(kind, [value for token in tokens for value in token.value.split(",") if value])
+
+
+LIST = Parameter(consume_multiple=True, converter=_listed)
 
 
 @Parameter(name="*")
@@ -103,7 +113,8 @@ class EvaluateOptions(ModelOptions):
     ] = ()
     postprocess: Annotated[
         tuple[str, ...],
-        Parameter(help="none, seq-nms, seq-nms+; several give a row each", consume_multiple=True),
+        LIST,
+        Parameter(help="none, seq-nms, seq-nms+; several give a row each"),
     ] = ("none",)
     rename: Annotated[
         tuple[str, ...], Parameter(help="the model's class = the data set's, cow=cattle …", consume_multiple=True)
@@ -170,15 +181,15 @@ class TradeoffOptions:
     models: Annotated[
         tuple[str, ...], Parameter(help="weight files, or names as of --model of detect", consume_multiple=True)
     ] = ()
-    intervals: Annotated[tuple[int, ...], Parameter(help="key frame intervals l", consume_multiple=True)] = (
+    intervals: Annotated[tuple[int, ...], LIST, Parameter(help="key frame intervals l")] = (
         1,
         2,
         5,
         10,
         20,
     )
-    radii: Annotated[tuple[int, ...], Parameter(help="of window methods", consume_multiple=True)] = (1, 2, 5, 10)
-    gammas: Annotated[tuple[float, ...], Parameter(help="γ of adaptive key frames", consume_multiple=True)] = (
+    radii: Annotated[tuple[int, ...], LIST, Parameter(help="of window methods")] = (1, 2, 5, 10)
+    gammas: Annotated[tuple[float, ...], LIST, Parameter(help="γ of adaptive key frames")] = (
         0.05,
         0.1,
         0.2,
