@@ -1,5 +1,8 @@
 """`keywarp visualize` from the command line, on the demo and on tiny models of each family."""
 
+import os
+import signal
+
 import av
 import numpy as np
 import pytest
@@ -8,12 +11,16 @@ from test_observing import tiny
 
 import keywarp
 from keywarp.cli import main
+from keywarp.data.video import open_video
 from keywarp.insight.available import kinds_of, methods_with
-from keywarp.insight.layout import GAP
+from keywarp.insight.inside import Inside
+from keywarp.insight.layout import GAP, arranged
 from keywarp.insight.options import KINDS
 from keywarp.methods import METHODS
+from keywarp.scheduling import SegmentCentre
 from test_annotate import write_clip
 from test_every_method import saved
+from tiny import tiny_model
 
 DEMO = f"{keywarp.__path__[0]}/assets/demo.mp4"
 
@@ -116,6 +123,31 @@ def test_what_exists_is_replaced_only_when_asked(look, tmp_path, capsys):
     assert "replace it with --overwrite" in capsys.readouterr().err
     assert (tmp_path / "out/demo.mp4").read_bytes() == before
     assert look(*common, "--overwrite") == 0
+
+
+def test_interrupted_it_leaves_whole_files(look, tmp_path, monkeypatch):
+    def interrupting(*arguments):
+        if len(list((tmp_path / "out").glob("demo-*.png"))) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return arranged(*arguments)
+
+    monkeypatch.setattr("keywarp.insight.inside.arranged", interrupting)
+    assert look(DEMO, "--model", "demo", "--pictures", "0", "2") == 130
+    assert 3 <= frames_of(tmp_path / "out/demo.mp4") <= 5
+    assert (tmp_path / "out/demo-keys.png").exists()
+
+
+def test_no_more_is_held_than_the_methods_latency(tmp_path):
+    model = tiny_model(SegmentCentre(6, 4))
+    path = write_clip(tmp_path / "street.mp4", 30)
+    with open_video(path) as video, Inside(model, video, kinds_of(model)) as inside:
+        held, count = 0, 0
+        for frame in video:
+            count += len(list(inside.push(frame)))
+            held = max(held, len(inside._waiting), len(inside._observer._seen))
+        count += len(list(inside.flush()))
+    assert held == model.scheduler.latency
+    assert count == 30
 
 
 def test_each_kind_has_the_methods_that_have_it():

@@ -132,6 +132,16 @@ def test_another_size_midway_starts_anew():
     assert [seen.frame for _, seen in pairs] == [*range(5), *range(6)]
 
 
+def test_a_window_of_one_frame_is_followed():
+    model = build("fgfa", **(tiny_flow("fgfa", {}) | {"radius": 0}))
+    assert [seen.frame for _, seen in watched(model, clip(4))] == [0, 1, 2, 3]
+
+
+def test_a_short_clip_before_another_size_is_followed():
+    frames = clip(2) + [frame[:48, :80] for frame in clip(3)] + clip(7)
+    assert [seen.frame for _, seen in watched(tiny("psla-b"), frames)] == [0, 1, 0, 1, 2, *range(7)]
+
+
 def test_displacement_of_a_flow_is_the_flow():
     flow = torch.randn(2, 2, 5, 7)
     assert torch.equal(displacement(FlowField(flow), torch.zeros(2, 9, 5, 7)), flow)

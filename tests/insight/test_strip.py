@@ -62,6 +62,14 @@ def test_the_overview_has_every_frame():
     assert len(picture) == LINE + 3 * (BARS + MARKS + LINE)
 
 
+def test_a_frame_that_comes_twice_counts_once():
+    once, twice = Strip(600, 10), Strip(600, 10)
+    for strip, times in ((once, 1), (twice, 2)):
+        for frame in (2, 0, 1) * times:
+            strip.add(frame, 1.0, True)
+    assert np.array_equal(once.drawn(1, []), twice.drawn(1, []))
+
+
 def test_frames_may_come_out_of_order():
     strip, ordered = Strip(400, 10), Strip(400, 10)
     for frame in (3, 0, 1, 2):

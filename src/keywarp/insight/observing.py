@@ -68,6 +68,7 @@ class Observer:
         self._hooks: list[RemovableHandle] = []
         self._alignments: list[tuple[Memory, Correspondence]] = []
         self._joined: list[Tensor] = []  # [K, h, w] each
+        self._memories: Mapping[int, Memory] | None = None
         self._clip = self._taken_clip = self._taken = 0  # a change of the frames' size starts a clip
         self._seen: dict[tuple[int, int], Observation] = {}
 
@@ -82,6 +83,7 @@ class Observer:
     def __exit__(self, *error: object) -> None:
         for hook in self._hooks:
             hook.remove()
+        self._memories = None
 
     def next(self) -> Observation:
         """The observation of the frame whose result is out next."""
@@ -102,8 +104,8 @@ class Observer:
 
     def _run(self, step: Step, current: Any, memories: Mapping[int, Memory], *accept: Any) -> StepOutput:
         """As the model's own."""
-        if not memories:
-            self._clip += 1
+        if memories is not self._memories:  # a predictor that starts anew starts with new ones
+            self._memories, self._clip = memories, self._clip + 1
         self._alignments, self._joined = [], []
         output = self._original.run(step, current, memories, *accept)
         if step.emits and output.kept != 0:

@@ -80,7 +80,8 @@ class Painter:
         lengths = np.linalg.norm(view.fitted(pixels), axis=-1)
         reach = self._motion.with_frame(lengths)
         picture = view.fitted(flow_colours(pixels, reach), cells=True)
-        mean = float(np.nan_to_num(lengths).mean())
+        known = lengths[np.isfinite(lengths)]
+        mean = known.mean() if known.size else 0.0
         return Panel(f"motion to frame {seen.reference}; mean {mean:.1f} px", _with_wheel(picture, f"{reach:g} px"))
 
     def _updates(self, view: _View, seen: Observation) -> Iterator[Panel]:
@@ -106,14 +107,14 @@ class _View:
 
     def __init__(self, image: np.ndarray, place: Placement, size: tuple[int, int]) -> None:
         self.place = place
-        self._size = size
+        self.size = size
         self._image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
     def fitted(self, values: np.ndarray, *, cells: bool = False) -> np.ndarray:
         """A map `[h, w, …]` as `[H, W, …]`, without the input's padding; with `cells` each cell is a rectangle."""
-        pairs = zip(self._size, self.place.padded, self.place.resized, strict=True)
+        pairs = zip(self.size, self.place.padded, self.place.resized, strict=True)
         height, width = (max(side, round(side * padded / resized)) for side, padded, resized in pairs)
-        return enlarged(values, (height, width), cells=cells)[: self._size[0], : self._size[1]]
+        return enlarged(values, (height, width), cells=cells)[: self.size[0], : self.size[1]]
 
     def over_grey(self, colours: np.ndarray) -> np.ndarray:
         """Colours `[h, w, 3]` over the frame in grey."""
@@ -158,7 +159,7 @@ def _named(reference: int | None) -> str:
 def _weights(view: _View, seen: Observation) -> Panel:
     """Of two candidates the first one's weight, the other has the rest; of more, all of them as tiles."""
     if not seen.weights:
-        return Panel("weights", blank(view._size, "nothing is joined"))
+        return Panel("weights", blank(view.size, "nothing is joined"))
     top = min(1.0, 2 / len(seen.weights))
     maps = {j: view.over_grey(heat(values, top)) for j, values in seen.weights.items()}
     scale = heat(np.linspace(0, top, 80)[None], top)

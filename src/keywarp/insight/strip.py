@@ -34,9 +34,11 @@ class Strip:
         if frames and (width - 2 * GAP) // frames >= BAR // 2:  # there is room for all
             self._bar, self._frames = min(2 * BAR, (width - 2 * GAP) // frames), frames
         self._entries: dict[int, _Entry] = {}
+        self._key_frames = 0
 
     def add(self, frame: int, computed: float, is_key: bool) -> None:
         """A frame's share of computed cells, 0 to 1. Frames may come out of order."""
+        self._key_frames += is_key and frame not in self._entries
         self._entries[frame] = _Entry(computed, is_key)
         self._entries.pop(frame - LONGEST, None)
 
@@ -45,9 +47,10 @@ class Strip:
         room = (self._width - 2 * GAP) // self._bar
         first, count = (max(0, current - room * 3 // 4), room) if self._frames is None else (0, self._frames)
         share = self._entries[current].computed
-        keys = sum(entry.is_key for frame, entry in self._entries.items() if frame <= current)
         read = f", reads {_ranges(references)}" if references else ""
-        title = f"computed by the whole network: {share:.0%} of frame {current}{read}; {keys} key frames so far"
+        title = (
+            f"computed by the whole network: {share:.0%} of frame {current}{read}; {self._key_frames} key frames so far"
+        )
         bars = self._bars(range(first, first + count), self._bar, current, references)
         return np.vstack([line(title, self._width, left=GAP), bars])
 
@@ -71,6 +74,7 @@ class Strip:
             left = GAP + (frame - frames.start) * bar
             right = left + bar - 1
             entry = self._entries.get(frame)
+            picture[BARS - 1, left:right] = NONE
             if entry is not None:
                 picture[:BARS, left:right] = NONE
                 top = BARS - round(BARS * entry.computed)
