@@ -23,6 +23,11 @@ def results(model, count=5):
     return list(VideoPredictor(model.eval()).run(frames(count)))
 
 
+def test_the_auxiliary_loss_needs_features():
+    with pytest.raises(UserError, match="leave one of them out"):
+        rfcn("resnet-tiny", task_layers=0, auxiliary=True, **SMALL)
+
+
 @pytest.mark.parametrize("task_layers", [0, 1, 5])
 def test_dff_is_rfcn_on_key_frames(task_layers):
     backbone = "resnet-tiny" if task_layers < 5 else "resnet-18"

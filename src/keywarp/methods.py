@@ -452,6 +452,8 @@ def frame_network(
     if task_layers == 0:
         if not isinstance(head, RFCNHead):
             raise UserError("task layers 0 (score maps as features) are for detection; give 1, 5, 12 or 21")
+        if auxiliary:
+            raise UserError("the auxiliary loss reads features, which task layers 0 have not; leave one of them out")
         return FeaturesWithMaps(body, head.score_maps), head.dense, common
     if task_layers == 1:
         return body, head, common

@@ -203,3 +203,9 @@ def test_partial_updates_mix_whole_features_by_the_mask():
     assert seen == [2]
     assert mask.mean(dim=(1, 2, 3)).tolist() == pytest.approx([0, 4 / 24, 1])
     torch.testing.assert_close(updated, mask * own + (1 - mask) * carried)
+
+
+@pytest.mark.parametrize("channels", [0, 4, 12])
+def test_channels_come_in_groups_of_eight(channels):
+    with pytest.raises(UserError, match=f"multiple of 8.* got {channels}"):
+        MobileNetV2(channels=channels)

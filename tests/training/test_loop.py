@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -208,6 +209,16 @@ def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path):
     subprocess.run([sys.executable, script(tmp_path / "one")], check=True, capture_output=True, env=ENVIRONMENT)
     one = losses(tmp_path / "one")
     assert list(losses(tmp_path / "two").values()) == pytest.approx(list(one.values()), rel=2e-3)
+
+
+def test_it_trains_outside_the_main_thread(tmp_path):
+    ended = []
+    thread = threading.Thread(
+        target=lambda: ended.append(fit(run_of(tmp_path, replace(CONFIG, steps=2, drops=()))).step)
+    )
+    thread.start()
+    thread.join()
+    assert ended == [2]
 
 
 @pytest.mark.slow

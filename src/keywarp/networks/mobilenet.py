@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
+from keywarp.errors import UserError
 from keywarp.interfaces import FeatureNetwork
 from keywarp.networks.pretrained import load_backbone
 from keywarp.networks.resnet import IMAGENET, BatchNorm2d
@@ -41,6 +42,8 @@ class MobileNetV2(FeatureNetwork):
     std: Tensor
 
     def __init__(self, *, channels: int = 256, imagenet_weights: str | Path | None = None) -> None:
+        if channels < 8 or channels % 8:
+            raise UserError(f"channels must be a multiple of 8, the size of a norm's group, got {channels}")
         super().__init__()
         mean, std = IMAGENET
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -56,6 +58,24 @@ class Run:
     processes: Processes = field(default_factory=Processes)
 
 
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, by which clusters end a job, is as Ctrl-C here; Python lets only the main thread set that."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@_terminable()
 def fit(run: Run) -> Progress:
     """Train; returns where it ended. Leaves in the folder last.ckpt, best and final weights, and log.jsonl.
 
@@ -91,7 +111,6 @@ def fit(run: Run) -> Progress:
             if fabric.is_global_zero:
                 log.guard("best weights", lambda: run.save(judged, "best", measures, progress.step))
 
-    before = signal.signal(signal.SIGTERM, _interrupt)  # how schedulers of clusters end a job
     try:
         batches = iter(loader)
         while progress.step < config.steps:
@@ -133,16 +152,11 @@ def fit(run: Run) -> Progress:
         log.say(f"interrupted at step {progress.step}; --resume goes on from there")
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
         log.close()
     if fabric.is_global_zero:
         run.save(network if mean is None else mean.module, "model", log.measures, progress.step)
     fabric.barrier()
     return progress
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def build_optimiser(task: Task, config: TrainConfig) -> torch.optim.Optimizer:
