@@ -24,16 +24,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from keywarp.alignment.flownet import FlowNet
+from keywarp.data.datasets import Annotation
 from keywarp.data.synthetic import CLASSES, SyntheticClip, synthetic_clip
 from keywarp.data.video_writer import VideoWriter
-from keywarp.evaluation.detection import average_precision, of_class
+from keywarp.evaluation.average_precision import AveragePrecision
+from keywarp.evaluation.truth import Truth
 from keywarp.methods import dff
 from keywarp.model import VideoModel
 from keywarp.networks.resnet import freeze
 from keywarp.networks.weight_files import save_model
 from keywarp.predictor import VideoPredictor
 from keywarp.scheduling import FixedInterval
-from keywarp.structures import Detections, Frame, Memory, Step
+from keywarp.structures import Frame, Memory, Step, VideoDetections
 
 HELD_OUT = 1_000_000
 SIZE = (240, 320)
@@ -181,22 +183,13 @@ def train(model: VideoModel, scale: float = 1.0) -> None:
 def mean_ap(model: VideoModel, interval: int, clips: int = 20) -> float:
     """AP at IoU 0.5, mean over the classes, on held-out clips."""
     model.scheduler = FixedInterval(interval)
-    found: list[Detections] = []
-    truths: list[tuple[Tensor, Tensor]] = []
+    precision = AveragePrecision(len(CLASSES), threshold=0.5)
     for seed in range(HELD_OUT, HELD_OUT + clips):
         clip = synthetic_clip(seed, size=SIZE)
-        found += [
-            r.detections for r in VideoPredictor(model).run(clip.frame(t) for t in range(clip.length)) if r.detections
-        ]
-        truths += [tuple(map(torch.from_numpy, clip.boxes(t))) for t in range(clip.length)]
-    return float(
-        np.mean(
-            [
-                average_precision([of_class(d, c) for d in found], [boxes[labels == c] for boxes, labels in truths])
-                for c in range(len(CLASSES))
-            ]
-        )
-    )
+        results = VideoPredictor(model).run(clip.frame(t) for t in range(clip.length))
+        found = VideoDetections.of([r.detections for r in results if r.detections is not None])
+        precision.add(found, Truth.of_frames([Annotation(*clip.boxes(t)) for t in range(clip.length)]))
+    return precision.result().mean["all"]
 
 
 def report(model: VideoModel, interval: int) -> None:

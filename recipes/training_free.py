@@ -17,27 +17,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from keywarp.benchmark import part_times
+from keywarp.benchmarking.timing import part_times
+from keywarp.data.datasets import Annotation
 from keywarp.data.video import open_video
-from keywarp.evaluation.detection import agreement, average_precision, of_class
+from keywarp.evaluation.average_precision import AveragePrecision
+from keywarp.evaluation.detection import agreement, of_class
+from keywarp.evaluation.truth import Truth
 from keywarp.files import write_atomically
 from keywarp.loading import load
 from keywarp.predictor import VideoPredictor
-from keywarp.structures import FrameResult
+from keywarp.structures import FrameResult, VideoDetections
 
 THRESHOLD = 0.3
 SETTINGS = [(1, "dis")] + [(interval, flow) for interval in (3, 5, 10) for flow in ("dis", "codec")]
 
 
-def read_truth(path: Path) -> dict[int, Tensor]:
+def read_truth(path: Path) -> dict[int, np.ndarray]:
     """Boxes `[G, 4]` xyxy by 0-based frame, from MOT text (frame, id, x, y, w, h, …)."""
     rows = defaultdict(list)
     for line in path.read_text().splitlines():
         frame, _, x, y, w, h = (float(v) for v in line.split(",")[:6])
         rows[int(frame) - 1].append([x, y, x + w, y + h])
-    return {frame: torch.tensor(boxes) for frame, boxes in rows.items()}
+    return {frame: np.array(boxes, np.float32) for frame, boxes in rows.items()}
 
 
 def run(
@@ -113,8 +115,11 @@ def main() -> None:
             precision = "–"
             if truth is not None:
                 people = [of_class(r.detections, 0) for r in results if r.detections is not None]
-                boxes = [truth.get(r.index, torch.zeros(0, 4)) for r in results]
-                precision = f"{average_precision(people, boxes):.3f}"
+                boxes = [truth.get(r.index, np.zeros((0, 4), np.float32)) for r in results]
+                judged = AveragePrecision(1, threshold=0.5)
+                there = Truth.of_frames([Annotation(each, np.zeros(len(each), np.int64)) for each in boxes])
+                judged.add(VideoDetections.of(people), there)
+                precision = f"{judged.result().mean['all']:.3f}"
             shares = np.array([r.flow_fallback for r in results if r.flow_fallback is not None])
             estimated = (
                 f"{(shares == 1).sum()} whole, {((shares > 0) & (shares < 1)).sum()} in part" if len(shares) else "–"
