@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keywarp.errors import UserError
+from keywarp.figures import check_matplotlib
 from keywarp.files import write_atomically
 from keywarp.report import curves, page, shown
 
@@ -26,6 +27,8 @@ def compare(folders: Sequence[Path], output: Path | None = None) -> None:
     """
     if len(folders) < 2:
         raise UserError(f"wanted two evaluations or more to compare, got {len(folders)}")
+    if output is not None:
+        check_matplotlib()
     documents = [read(folder) for folder in folders]
     for folder, document in zip(folders[1:], documents[1:], strict=True):
         for name in SAME:

@@ -30,6 +30,7 @@ from keywarp.evaluation.results_files import INDEX, Results, class_map, load, re
 from keywarp.evaluation.segmentation import confusion, l_pairs, mean_iou
 from keywarp.evaluation.truth import Truth
 from keywarp.evaluation.worst import WorstFrames
+from keywarp.figures import check_matplotlib
 from keywarp.files import write_atomically
 from keywarp.interfaces import with_parts
 from keywarp.loading import load as load_model
@@ -57,6 +58,7 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
     for name in options.postprocess:
         if name not in POSTPROCESSES:
             raise unknown("post-processing", name, POSTPROCESSES)
+    check_matplotlib()
     dataset = chosen(open_dataset(*split_of(address, "val")), options.videos)
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +22,20 @@ def check_figure(path: Path, kinds: tuple[str, ...] = KINDS) -> None:
         raise UserError(f"a plot must end in {', '.join(kinds)}, got {path.name!r}")
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it or choose another")
+    check_matplotlib()
+
+
+def check_matplotlib() -> None:
+    """Nothing. Raises UserError, before any work, where matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         raise UserError("plots need matplotlib: pip install 'keywarp[evaluate]'")
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as the content of a PNG file."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=120)
+    return data.getvalue()
 
 
 def save_figure(figure: Figure, path: Path) -> None:

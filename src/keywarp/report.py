@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 import math
 import shutil
@@ -16,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from keywarp.data.datasets import UnreadableFrameError, VideoDataset
-from keywarp.errors import UserError
 from keywarp.evaluation.measures import RECALLS
 from keywarp.evaluation.worst import Worst
+from keywarp.figures import png
 from keywarp.files import write_atomically
 from keywarp.structures import FrameResult
 from keywarp.visualize import draw, draw_truth
@@ -55,7 +54,7 @@ def draw_worst(worst: Sequence[Worst], dataset: VideoDataset, folder: Path) -> l
 
 
 def write_report(folder: Path) -> None:
-    """Make `curves.png` and `report.html` of the evaluation in this folder. Raises UserError without matplotlib."""
+    """Make `curves.png` and `report.html` of the evaluation in this folder."""
     document = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     rows = document["rows"]
     images = {}
@@ -71,11 +70,12 @@ def write_report(folder: Path) -> None:
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """A PNG: precision against recall, the mean over the classes and each class by itself, a line a row."""
-    plt = pyplot()
+    from matplotlib.figure import Figure
+
     classes = list(dict.fromkeys(label for row in rows for label in row["curves"]))
     columns = 6
     lines = math.ceil((len(classes) + 4) / columns) if classes else 1
-    figure = plt.figure(figsize=(2.1 * columns, 2.0 * max(lines, 2)), layout="constrained")
+    figure = Figure(figsize=(2.1 * columns, 2.0 * max(lines, 2)), layout="constrained")
     grid = figure.add_gridspec(max(lines, 2), columns)
     overall = figure.add_subplot(grid[:2, :2])
     for row in rows:
@@ -143,26 +143,6 @@ def shown(name: str, value: float | None) -> str:
     if name.startswith(("mAP", "COCO", "mIoU", "pixel")):
         return f"{100 * value:.1f}"
     return f"{value:.3f}"
-
-
-def pyplot() -> Any:
-    """matplotlib.pyplot, drawing into memory. Raises UserError without it."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise UserError("reports need matplotlib: pip install 'keywarp[evaluate]'") from None
-    return plt
-
-
-def png(figure: Any) -> bytes:
-    """The figure as a PNG file; closes it."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=120)
-    pyplot().close(figure)
-    return data.getvalue()
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -29,6 +29,7 @@ from keywarp.evaluate import chosen, detect_video, machine
 from keywarp.evaluation.measures import Measures
 from keywarp.evaluation.results_files import class_map, load, relabelled, save
 from keywarp.evaluation.truth import Truth
+from keywarp.figures import check_matplotlib
 from keywarp.files import write_atomically
 from keywarp.interfaces import with_parts
 from keywarp.loading import load as load_model
@@ -75,6 +76,7 @@ def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
         raise UserError(
             "--models must name weight files or models to measure, such as rfcn.safetensors dff.safetensors"
         )
+    check_matplotlib()
     dataset = chosen(open_dataset(*split_of(address, "val")), options.videos)
     torch.set_num_threads(options.threads)
     entries = list(candidates(options))
