@@ -68,18 +68,21 @@ def test_a_results_list_comes_back_with_scores_and_tracks(results, tmp_path, cap
 
 
 def test_a_file_of_detect_keeps_its_layout(tmp_path):
-    detections = tubes(11)
+    detections = tubes(5)
     journal = Journal(tmp_path / "journal.jsonl", {})
     for index, found in enumerate(detections.by_frame(FRAMES)):
         journal.append(to_record(FrameResult(index, index / 25, index == 0, found, classes=["cat", "dög"])))
     source, output = tmp_path / "street.json", tmp_path / "linked.json"
-    write_json(source, journal, {"settings": {"threshold": 0.01}, "complete": True}, ["cat", "dög"])
+    write_json(source, journal, {"detections": {"cat": 99}, "complete": True}, ["cat", "dög"])
     assert run(source, "--output", output) == 0
     before, after = json.loads(source.read_text()), json.loads(output.read_text())
     assert list(after) == list(before)
     assert after["images"] == before["images"]
     assert after["categories"] == before["categories"]
-    assert after["info"] == {**before["info"], "postprocess": {"method": "seq-nms+"}}
+    labels = [entry["category_id"] for entry in after["annotations"]]
+    counts = {"cat": labels.count(0), "dög": labels.count(1)}
+    assert min(counts.values()) > 0
+    assert after["info"] == {"detections": counts, "complete": True, "postprocess": {"method": "seq-nms+"}}
     by_id = {entry["id"]: entry for entry in before["annotations"]}
     for entry in after["annotations"]:
         assert entry.keys() - by_id[entry["id"]].keys() == {"track_id"}
@@ -142,6 +145,7 @@ BOX = {"image_id": 0, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
         ({"annotations": [BOX], "images": [{"id": 0, "video_id": 1}, {"id": 1, "video_id": 2}]}, "is of 2 videos"),
         ({"annotations": [BOX], "images": [0]}, "every image must be an object with an id"),
         ({"annotations": [BOX], "info": []}, "is not in COCO's layout"),
+        ({"annotations": [BOX], "categories": None}, "is not in COCO's layout"),
         ({"annotations": [BOX], "info": {"settings": {"postprocess": "seq-nms"}}}, "post-processed already"),
     ],
 )

@@ -130,6 +130,19 @@ def test_larger_videos_with_many_paths_too(postprocess):
     assert_same(postprocess(joined), joined, plain(joined, postprocess is seq_nms_plus, "mean"))
 
 
+def test_many_links_for_each_box():
+    rng = np.random.default_rng(0)
+    corner = rng.integers(0, 5, (60, 2))
+    crowd = VideoDetections(
+        np.repeat(np.arange(4), 15), np.concatenate([corner, corner + 40], axis=1), rng.random(60), [0] * 60
+    )
+    assert_same(seq_nms(crowd), crowd, plain(crowd, False, "mean"))
+    # Suppressed by nothing, they stay a crowd: 15 paths through all frames.
+    options = {"nms_iou": 1.0, "link_iou": 0.5}
+    assert_same(seq_nms_plus(crowd, **options), crowd, plain(crowd, True, "", **options))
+    assert np.bincount(seq_nms_plus(crowd, **options).tracks).tolist() == [4] * 15
+
+
 @pytest.mark.parametrize("postprocess", BOTH)
 def test_a_lone_tube_keeps_its_boxes_and_gets_one_score(postprocess):
     scores = np.float32([0.9, 0.2, 0.4, 0.5])

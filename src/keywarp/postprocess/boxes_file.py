@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,8 @@ def read(path: Path) -> BoxesFile:
 def write(path: Path, source: BoxesFile, kept: VideoDetections, made_by: Mapping[str, Any]) -> None:
     """Write `source` again in its layout: of its boxes those that were `kept`, with new scores and `track_id`.
 
-    made_by: told in `info` as `postprocess`. All else is as it was. Raises UserError when it cannot be written.
+    made_by: told in `info` as `postprocess`. All else is as it was, but for the counts of `detect` in `info`. Raises
+    UserError when it cannot be written.
     """
     assert kept.tracks is not None
     values = zip(_rows(source.detections, kept), kept.scores.tolist(), kept.tracks.tolist(), strict=True)
@@ -70,6 +71,8 @@ def write(path: Path, source: BoxesFile, kept: VideoDetections, made_by: Mapping
         text = f"[{_lines(boxes)}]\n"
     else:
         info = {**source.head.get("info", {}), "postprocess": made_by}
+        if "detections" in info:
+            info["detections"] = _counts(source.head, boxes)
         document = {"info": info, **{k: v for k, v in source.head.items() if k != "info"}, "annotations": boxes}
         text = "{" + ",\n".join(f"{json.dumps(key)}: {_value(value)}" for key, value in document.items()) + "}\n"
     try:
@@ -94,8 +97,9 @@ def _parts(path: Path, document: Any) -> tuple[dict[str, Any] | None, list[Any]]
     if not isinstance(document, dict) or not isinstance(document.get("annotations"), list):
         raise UserError(f"{path} has no boxes; wanted a list of them, or an object with the list as its annotations")
     head = {key: value for key, value in document.items() if key != "annotations"}
-    if not isinstance(head.get("info", {}), dict) or not isinstance(head.get("images", []), list):
-        raise UserError(f"{path} is not in COCO's layout; wanted an object as its info and a list as its images")
+    lists = [head.get(key, []) for key in ("images", "categories")]
+    if not isinstance(head.get("info", {}), dict) or not all(isinstance(each, list) for each in lists):
+        raise UserError(f"{path} is not in COCO's layout; wanted an object as info, lists as images and categories")
     return head, document["annotations"]
 
 
@@ -149,6 +153,14 @@ def _rows(before: VideoDetections, after: VideoDetections) -> Iterator[int]:
 def _keys(detections: VideoDetections) -> Iterator[tuple[int, int, bytes]]:
     boxes = (box.tobytes() for box in detections.boxes)
     return zip(detections.frames.tolist(), detections.labels.tolist(), boxes, strict=True)
+
+
+def _counts(head: Mapping[str, Any], boxes: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many boxes there are of each class, the most frequent first."""
+    counts = Counter(box["category_id"] for box in boxes)
+    listed = [each for each in head.get("categories", []) if isinstance(each, dict)]
+    names = {str(category.get("id")): str(category.get("name")) for category in listed}
+    return {names.get(str(label), str(label)): count for label, count in counts.most_common()}
 
 
 def _value(value: Any) -> str:
