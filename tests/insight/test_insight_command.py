@@ -57,7 +57,7 @@ def test_a_segmentation_is_shown_too(look, tmp_path):
 
 
 def test_the_demo_and_its_pictures(look, tmp_path, capsys):
-    assert look(DEMO, "--model", "demo", "--frames", "10:18", "--show", "flow", "keys") == 0
+    assert look(DEMO, "--model", "demo", "--frames", "10:18", "--show", "flow,keys") == 0
     said = capsys.readouterr().out
     assert "8 frames in" in said
     assert "demo-000001.png, demo-000003.png, demo-000005.png, demo-000007.png, demo-keys.png" in said

@@ -30,11 +30,12 @@ def tiny(name):
     return build(name, **(tiny_flow(name, {}) | options))
 
 
-def watched(model, frames, **options):
-    """The results and the observations, frame by frame."""
+def watched(model, frames, batch=1, **options):
+    """The results and the observations, frame by frame; as many go together as `batch` says."""
     with Observer(model, KINDS, **options) as observer:
-        predictor = VideoPredictor(observer.model, batch=1)
-        pairs = [(result, observer.next()) for frame in frames for result in predictor.push([frame])]
+        predictor = VideoPredictor(observer.model, batch=batch)
+        chunks = [frames[at : at + batch] for at in range(0, len(frames), batch)]
+        pairs = [(result, observer.next()) for chunk in chunks for result in predictor.push(chunk)]
         pairs += [(result, observer.next()) for result in predictor.flush()]
         assert not observer.known()
     return pairs
@@ -108,6 +109,20 @@ def test_the_mask_is_that_of_the_step():
 def test_frames_before_the_key_frame_read_it():
     pairs = watched(tiny_model(SegmentCentre(4, 2)), clip(8))
     assert [seen.references for _, seen in pairs] == [(2,), (2,), (), (2,), (6,), (6,), (), (6,)]
+
+
+@pytest.mark.parametrize("name", ["dff", "fgfa", "thp-c2", "thp-c3", "impression-d", "psla-c"])
+def test_frames_together_are_seen_as_one_by_one(name):
+    model, frames = tiny(name), clip(LENGTH)
+    for (_, one), (_, other) in zip(watched(model, frames), watched(model, frames, batch=5), strict=True):
+        assert (one.frame, one.references, one.reference) == (other.frame, other.references, other.reference)
+        assert one.computed == pytest.approx(other.computed)
+        for name in ("result", "key", "carried", "flow", "quality", "mask"):
+            a, b = getattr(one, name), getattr(other, name)
+            assert (a is None) == (b is None)
+            assert a is None or np.allclose(a.astype(float), b, atol=1 if a.dtype == np.uint8 else 1e-4)
+        assert one.weights.keys() == other.weights.keys()
+        assert all(np.allclose(one.weights[j], other.weights[j], atol=1e-4) for j in one.weights)
 
 
 def test_levels_count_from_the_finest():

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from keywarp import loading
+from keywarp.allocation import keep_freed_memory
 from keywarp.annotate import StopRequest
 from keywarp.data.contact_sheet import spread
 from keywarp.data.video import VideoSource, is_live_address, open_video
@@ -35,7 +36,10 @@ def visualize(source: str, options: VisualizeOptions) -> int:
             for side in sides:
                 side.check(video)
             return _write(video, options, lambda: Comparison(sides, threshold=options.threshold))
+    if options.keep_memory:
+        keep_freed_memory()
     live = is_live_address(source)
+    batch = 1 if live else options.batch
     models = [_first(options, live)] + ([_second(options, live)] if options.compares_models else [])
     kinds = [] if options.compares_models else chosen(models[0], options.show)
     motion = any(getattr(model.aligner, "uses_codec_motion", False) for model in models)
@@ -43,15 +47,14 @@ def visualize(source: str, options: VisualizeOptions) -> int:
 
         def show() -> Inside | Comparison:
             if options.compares_models:
-                return Comparison([Running(model) for model in models], threshold=options.threshold)
-            return Inside(models[0], video, kinds, level=options.level, threshold=options.threshold)
+                return Comparison([Running(model, batch=batch) for model in models], threshold=options.threshold)
+            return Inside(models[0], video, kinds, level=options.level, threshold=options.threshold, batch=batch)
 
         return _write(video, options, show)
 
 
 def _first(options: VisualizeOptions, live: bool) -> VideoModel:
-    names = ("method", "backbone", "flow", "interval", "key_position", "radius", "weights", "device")
-    return loading.load(options.model, live=live, **{name: getattr(options, name) for name in names})
+    return loading.load(options.model, live=live, **options.choices)
 
 
 def _second(options: VisualizeOptions, live: bool) -> VideoModel:
@@ -66,6 +69,7 @@ def _second(options: VisualizeOptions, live: bool) -> VideoModel:
         weights=options.weights if own else None,
         live=live,
         device=options.device,
+        half=options.half,
     )
 
 

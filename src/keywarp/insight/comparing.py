@@ -43,12 +43,12 @@ class Side(Protocol):
 
 
 class Running:
-    """A model that runs now, frame by frame."""
+    """A model that runs now. batch: at most so many frames go through its networks together."""
 
-    def __init__(self, model: VideoModel) -> None:
+    def __init__(self, model: VideoModel, *, batch: int = 1) -> None:
         known = model.description
         self.name = f"{known.get('model', 'model')} ({known.get('method', '-')}), {model.scheduler}"
-        self._predictor = VideoPredictor(model, batch=1)
+        self._predictor = VideoPredictor(model, batch=batch)
         self._seconds, self._frames = 0.0, 0
 
     @property

@@ -33,14 +33,21 @@ class Inside:
     """Pictures of a model at work on one video. A context manager. In memory are the predictor's latency of frames.
 
     kinds: those of `KINDS` that are shown. level: of the features, from the finest. threshold: smallest score drawn.
-    key_frames: so far.
+    batch: at most so many frames go through the networks together. key_frames: so far.
     """
 
     def __init__(
-        self, model: VideoModel, video: VideoSource, kinds: Collection[str], *, level: int = 0, threshold: float = 0.5
+        self,
+        model: VideoModel,
+        video: VideoSource,
+        kinds: Collection[str],
+        *,
+        level: int = 0,
+        threshold: float = 0.5,
+        batch: int = 1,
     ) -> None:
         self._observer = Observer(model, kinds, level=level)
-        self._predictor = VideoPredictor(self._observer.model, batch=1)
+        self._predictor = VideoPredictor(self._observer.model, batch=batch)
         self._painter = Painter(model, kinds, height=video.height, width=video.width, threshold=threshold)
         self._total = video.frame_count
         self._with_strip = "keys" in kinds

@@ -1,13 +1,13 @@
 """Watches a model while a predictor runs it: what of each frame was aligned, carried, joined and computed anew.
 
-Legend: C channels · (h, w) feature cells · K candidates · L levels
+Legend: N frames of a step · C channels · (h, w) feature cells · K candidates
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -53,7 +53,7 @@ class Observation:
 class Observer:
     """A model that is watched while it is open. A context manager; the given model is left as it was.
 
-    model: gives the same results, weights shared; run it with a `VideoPredictor` of batch 1. level: of the features,
+    model: gives the same results, weights shared; run it with a `VideoPredictor`. level: of the features,
     counted from the finest. kinds: those of `KINDS` that are looked at; weights cost the aggregator's work twice.
     What is kept is bounded by the predictor's latency: `next` takes it off.
     """
@@ -67,7 +67,7 @@ class Observer:
         self._colours: FeatureColours | None = None
         self._hooks: list[RemovableHandle] = []
         self._alignments: list[tuple[Memory, Correspondence]] = []
-        self._joined: list[Tensor] = []  # [K, h, w] each
+        self._joined: list[Tensor] = []  # [K, N, h, w] each
         self._memories: Mapping[int, Memory] | None = None
         self._clip = self._taken_clip = self._taken = 0  # a change of the frames' size starts a clip
         self._seen: dict[tuple[int, int], Observation] = {}
@@ -100,7 +100,7 @@ class Observer:
         self._alignments.append((arguments[0], correspondence))
 
     def _see_weights(self, aggregator: Any, arguments: tuple[Any, ...], joined: Features) -> None:
-        self._joined.append(aggregator.scores(*arguments).softmax(dim=0)[:, 0, 0])
+        self._joined.append(aggregator.scores(*arguments).softmax(dim=0)[:, :, 0])
 
     def _run(self, step: Step, current: Any, memories: Mapping[int, Memory], *accept: Any) -> StepOutput:
         """As the model's own."""
@@ -109,52 +109,51 @@ class Observer:
         self._alignments, self._joined = [], []
         output = self._original.run(step, current, memories, *accept)
         if step.emits and output.kept != 0:
-            (frame,) = step.frames
             whole = step.is_key or current.features is not None  # a window's frames were key steps before
-            self._seen[self._clip, frame] = self._observed(step, output, memories, whole)
+            for seen in self._observed(step, output, memories, whole):
+                self._seen[self._clip, seen.frame] = seen
         self._alignments, self._joined = [], []
         return output
 
-    def _observed(self, step: Step, output: StepOutput, memories: Mapping[int, Memory], whole: bool) -> Observation:
-        (frame,) = step.frames
+    def _observed(
+        self, step: Step, output: StepOutput, memories: Mapping[int, Memory], whole: bool
+    ) -> Iterator[Observation]:
         level = self._finest(output.features)
-        result = output.features[level]
-        if self._colours is None:
-            self._colours = FeatureColours(result[0])
-        mask = output.update_mask
-        weights = _arrays(self._joined[-1]) if self._joined else ()
-        candidates = step.references if len(weights) == len(step.references) else (*step.references, frame)
-        seen = Observation(
-            frame,
-            tuple(j for j in step.references if j != frame) if self._alignments else (),
-            whole,
-            1.0 if whole else 0.0 if mask is None else float(mask.float().mean()),
-            self._colours(result[0]),
-            weights=dict(zip(candidates, weights, strict=False)),
-            quality=None if output.quality is None else _arrays(output.quality[0, 0]),
-            mask=None if mask is None else _arrays(mask[0, 0]),
-        )
-        return self._with_alignment(seen, step, memories, level)
+        results = output.features[level]  # [N, C, h, w], of the frames that stand
+        colours = self._colours = self._colours or FeatureColours(results[0])
+        weights = _arrays(self._joined[-1]) if self._joined else np.zeros((0, 0))  # [K, N, h, w]
+        reference, key, carried, flow = self._aligned(step, memories, level)
+        for n, (frame, result) in enumerate(zip(step.frames, results, strict=False)):
+            candidates = step.references if len(weights) == len(step.references) else (*step.references, frame)
+            mask = None if output.update_mask is None else _arrays(output.update_mask[n, 0])
+            yield Observation(
+                frame,
+                tuple(j for j in step.references if j != frame) if self._alignments else (),
+                whole,
+                1.0 if whole else 0.0 if mask is None else float(mask.mean()),
+                colours(result),
+                reference,
+                None if key is None else colours(key[0]),
+                None if carried is None else colours(carried[n]),
+                None if flow is None else _arrays(flow[n].permute(1, 2, 0)),
+                {j: each[n] for j, each in zip(candidates, weights, strict=False)},
+                None if output.quality is None else _arrays(output.quality[n, 0]),
+                mask,
+            )
 
-    def _with_alignment(self, seen: Observation, step: Step, memories: Mapping[int, Memory], level: int) -> Observation:
-        """With what is seen of one reference's alignment."""
+    def _aligned(
+        self, step: Step, memories: Mapping[int, Memory], level: int
+    ) -> tuple[int | None, Tensor | None, Tensor | None, Tensor | None]:
+        """One reference, its features, these carried to the step's frames, and how far away each cell's come from."""
         aligned = {j: c for j in step.references for memory, c in self._alignments if memory is memories[j]}
         if not aligned:
-            return seen
-        assert self._colours is not None
-        reference = max(aligned, key=lambda j: abs(j - seen.frame))
+            return None, None, None, None
+        reference = max(aligned, key=lambda j: abs(j - step.frames[0]))
         memory, correspondence = memories[reference], aligned[reference]
-        source = (memory.aggregated if step.is_key else memory.features)[level]
-        (carried,) = correspondence.propagate((source,))
+        key = (memory.aggregated if step.is_key else memory.features)[level]
+        (carried,) = correspondence.propagate((key,))
         h, w = carried.shape[-2:]
-        cells = _arrays(displacement(correspondence, carried)[0].permute(1, 2, 0))
-        return replace(
-            seen,
-            reference=reference,
-            key=self._colours(source[0]),
-            carried=self._colours(carried[0]),
-            flow=cells / np.array([w, h], np.float32),
-        )
+        return reference, key, carried, displacement(correspondence, carried) / carried.new_tensor([[[w]], [[h]]])
 
     def _finest(self, features: Features) -> int:
         """The position of the level that was asked for."""

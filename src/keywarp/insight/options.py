@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from keywarp.errors import UserError, unknown
-from keywarp.options import RunOptions
+from keywarp.options import LIST, ModelOptions, RunOptions
 
 KINDS = {
     "features": "a key frame's features, the same carried to the frame, and what the head gets, as colours",
@@ -23,23 +23,13 @@ KINDS = {
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class VisualizeOptions:
+class VisualizeOptions(ModelOptions):
     """Which model is looked into, or which two are compared, and what is shown."""
 
-    model: Annotated[str, Parameter(help="name or file of a model; `keywarp models` lists names")] = "yolox-nano"
-    method: Annotated[str | None, Parameter(help="where the model leaves a choice; `keywarp models` lists methods")] = (
-        None
-    )
-    backbone: Annotated[str | None, Parameter(help="feature network of a model built by method")] = None
-    flow: Annotated[str | None, Parameter(help="what carries features: dis, codec, raft or a flow network")] = None
-    interval: Annotated[int | None, Parameter(help="a key frame every so many frames; 1 = every frame")] = None
-    key_position: Annotated[int | None, Parameter(help="the key frame's place among its interval, from 0")] = None
-    radius: Annotated[int | None, Parameter(help="frames before and after that a window method gathers from")] = None
-    weights: Annotated[str | None, Parameter(help="weight file")] = None
-    device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1 …")] = "auto"
     show: Annotated[
         tuple[str, ...],
-        Parameter(help="features flow weights updates keys; default: all that the method has", consume_multiple=True),
+        LIST,
+        Parameter(help="features, flow, weights, updates, keys; default: all that the method has"),
     ] = ()
     level: Annotated[int, Parameter(help="of features at several levels, counted from the finest, 0")] = 0
     against: Annotated[str | None, Parameter(help="a second model: results side by side instead")] = None
@@ -48,20 +38,23 @@ class VisualizeOptions:
     against_flow: Annotated[str | None, Parameter(help="the second model's --flow")] = None
     results: Annotated[
         tuple[Path, ...],
-        Parameter(help="two JSON files of `detect` on the video: these side by side instead", consume_multiple=True),
+        LIST,
+        Parameter(help="two JSON files of `detect` on the video: these side by side instead"),
     ] = ()
     threshold: Annotated[float, Parameter(help="smallest score, 0 to 1, that is drawn")] = 0.5
     frames: Annotated[str | None, Parameter(help="A:B, only frames A to B − 1; either may be left out")] = None
     stride: Annotated[int, Parameter(help="only every so many frames")] = 1
     pictures: Annotated[
         tuple[int, ...],
-        Parameter(help="frames also kept as PNG, counted from the first one shown; default: 4", consume_multiple=True),
+        LIST,
+        Parameter(help="frames also kept as PNG, counted from the first one shown; default: 4"),
     ] = ()
     output: Annotated[Path, Parameter(help="folder of the results")] = Path("runs/visualize")
     overwrite: Annotated[bool, Parameter(help="replace results that exist")] = False
 
     def __post_init__(self) -> None:
-        _ = self.span  # which checks what it shares with `detect`
+        super().__post_init__()
+        _ = self.span
         for kind in self.show:
             if kind not in KINDS:
                 raise unknown("thing to show", kind, KINDS)
@@ -79,8 +72,7 @@ class VisualizeOptions:
     @property
     def span(self) -> tuple[int, int | None]:
         """(start, stop) of `frames`."""
-        shared = {"interval": self.interval, "key_position": self.key_position, "stride": self.stride}
-        return RunOptions(frames=self.frames, **shared).span  # type: ignore[arg-type]
+        return RunOptions(frames=self.frames, stride=self.stride).span
 
     @property
     def compares_models(self) -> bool:
