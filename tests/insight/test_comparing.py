@@ -56,6 +56,12 @@ def test_sides_of_different_delay_meet_at_each_frame():
     assert not np.array_equal(pictures[1].image[30:], pictures[2].image[30:])
 
 
+def test_a_side_is_called_by_its_file_method_and_plan():
+    model = tiny_model(FixedInterval(3))
+    model.description = {"model": "/long/way/to/street.onnx", "method": "sff"}
+    assert Running(model).name == "street.onnx (sff), FixedInterval(interval=3)"
+
+
 def test_time_a_frame_is_measured():
     side = Running(tiny_model(FixedInterval(2)))
     assert side.milliseconds is None

@@ -47,7 +47,7 @@ class Running:
 
     def __init__(self, model: VideoModel, *, batch: int = 1) -> None:
         known = model.description
-        self.name = f"{known.get('model', 'model')} ({known.get('method', '-')}), {model.scheduler}"
+        self.name = f"{Path(known.get('model', 'model')).name} ({known.get('method', '-')}), {model.scheduler}"
         self._predictor = VideoPredictor(model, batch=batch)
         self._seconds, self._frames = 0.0, 0
 
