@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,11 +143,9 @@ def _check_images(path: Path, head: Mapping[str, Any], entries: Iterable[Mapping
 
 
 def _rows(before: VideoDetections, after: VideoDetections) -> Iterator[int]:
-    """Where each box of `after` stands in `before`; among equal boxes of a frame and class in their order."""
-    waiting: defaultdict[tuple[int, int, bytes], deque[int]] = defaultdict(deque)
-    for row, key in enumerate(_keys(before)):
-        waiting[key].append(row)
-    return (waiting[key].popleft() for key in _keys(after))
+    """Where each box of `after` stands in `before`, whose order it has; of equal ones in a frame the first."""
+    rows = enumerate(_keys(before))
+    return (next(row for row, each in rows if each == key) for key in _keys(after))
 
 
 def _keys(detections: VideoDetections) -> Iterator[tuple[int, int, bytes]]:
