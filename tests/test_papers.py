@@ -265,7 +265,7 @@ def feature_flow_aggregation(model, frames, radius=10):
 
 SHORT = {"radius": 3}
 AFTER = {"embed_before_warp": False}
-PSLA_S = lambda m, f: progressive_attention(m, f, recursive=False, quality_net=False)  # noqa: E731
+PSLA_S = lambda m, f: progressive_attention(m, f, recursive=False, quality_net=False, position=0)  # noqa: E731
 PSLA_F = lambda m, f: progressive_attention(m, f, recursive=True, quality_net=True)  # noqa: E731
 IFF = lambda m, f: feature_flow_aggregation(m, f, radius=3)  # noqa: E731
 FGFA = lambda m, f: flow_guided_aggregation(m, f, radius=3)  # noqa: E731
@@ -308,15 +308,15 @@ LOOPS = [
         0,
         1,
     ),
-    ("psla-a", {}, PSLA_S, 4, 1),
+    ("psla-a", {}, PSLA_S, 0, 1),
     ("psla-b", {}, lambda m, f: progressive_attention(m, f, recursive=True, quality_net=False), 4, 1),
     ("psla-c", {}, PSLA_F, 4, 1),
     ("psla-c", {"embedding": None}, PSLA_F, 4, 1),
-    ("psla-nonlocal-s", {}, PSLA_S, 4, 1),
+    ("psla-nonlocal-s", {}, PSLA_S, 0, 1),
     ("psla-nonlocal-f", {}, PSLA_F, 4, 1),
-    ("psla-matchtrans-s", {}, PSLA_S, 4, 1),
+    ("psla-matchtrans-s", {}, PSLA_S, 0, 1),
     ("psla-matchtrans-f", {}, PSLA_F, 4, 1),
-    ("psla-dense-s", {}, PSLA_S, 4, 1),
+    ("psla-dense-s", {}, PSLA_S, 0, 1),
     ("psla-dense-f", {}, PSLA_F, 4, 1),
     *((f"iff-{letter}", SHORT, IFF, 3, 7) for letter in "abcdefgh"),
 ]

@@ -265,9 +265,10 @@ def psla(
     """Progressive sparse local attention (002), or a rival in its place.
 
     attention: of `ATTENTIONS`. displacement: d. embedding: channels of f and g (section 3.5), or None for none, which
-    the paper's model sizes imply. interval, key_position: segments and their key frame, by default in the middle
-    (l/2 − 1). recursive: RFU, the temporal feature; else each key frame by itself. quality_net: blend propagated
-    features with the transform net's. The features of the transform net come from conv4's fourth block (res4b3).
+    the paper's model sizes imply. recursive: RFU, the temporal feature; else each key frame by itself. interval,
+    key_position: segments and their key frame, by default in the middle (l/2 − 1); without recursion the first, as
+    then "preceding" key frames are propagated (section 4.3). quality_net: blend propagated features with the
+    transform net's, whose features come from conv4's fourth block (res4b3).
     """
     feature_network, head, common = frame_network(backbone, **networks)
     if attention not in ATTENTIONS:
@@ -278,7 +279,7 @@ def psla(
         feature_network,
         head,
         common,
-        scheduler=SegmentCentre(interval, key_position),
+        scheduler=SegmentCentre(interval, 0 if key_position is None and not recursive else key_position),
         aligner=ATTENTIONS[attention](channels, embedding=embedding, **near),
         aggregator=JointQualityAggregator(channels) if recursive else None,
         updater=BlendUpdater(JointQualityAggregator(channels)) if quality_net else None,
