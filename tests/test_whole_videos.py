@@ -16,6 +16,7 @@ from keywarp.model import TaskHead, VideoModel
 from keywarp.ops.nms import suppress_frames
 from keywarp.options import BoxOptions, RunOptions
 from keywarp.postprocess import apply
+from keywarp.postprocess.streaming import StreamingSeqNMS
 from keywarp.predictor import VideoPredictor
 from keywarp.scheduling import FixedInterval
 from keywarp.structures import Detections, VideoDetections
@@ -119,7 +120,33 @@ def test_a_stopped_run_leaves_post_processed_boxes_and_no_video(clip, tmp_path, 
     assert len(pictures(tmp_path / "street.mp4")) == 23
 
 
+def test_a_live_source_is_linked_frame_by_frame(clip, tmp_path, use, monkeypatch):  # noqa: F811
+    plain = use(model())
+
+    def live(*arguments, **options):
+        video = open_video(*arguments, **options)
+        video.is_live, video.frame_count = True, None
+        return video
+
+    monkeypatch.setattr("keywarp.annotate.open_video", live)
+    assert run(clip, tmp_path, boxes()) == 0
+    document = json.loads((tmp_path / "street.json").read_text())
+    everything, linking, expected = model(), StreamingSeqNMS(plus=False), []
+    everything.head, _ = plain.head.unsuppressed()
+    with open_video(clip) as video:
+        for result in VideoPredictor(everything).run(video):
+            found, tracks = linking.push(result.detections)
+            rows = zip(found.scores.tolist(), tracks.tolist(), strict=True)
+            expected += [(result.index, track) for score, track in rows if score >= 0.2]
+    assert [(a["image_id"], a["track_id"]) for a in document["annotations"]] == expected
+    assert len(expected) > 20
+    assert len(pictures(tmp_path / "street.mp4")) == 23
+
+
 def test_unknown_names_are_refused(clip, tmp_path, use):  # noqa: F811
     use(model())
     with pytest.raises(UserError, match="unknown post-processing 'seqnms'; did you mean seq-nms"):
         run(clip, tmp_path, boxes(postprocess="seqnms"))
+    with pytest.raises(UserError, match="--stream tells frames as they finish"):
+        run(clip, tmp_path, boxes(), stream=True)
+    assert not list(tmp_path.iterdir())

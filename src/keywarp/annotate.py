@@ -28,10 +28,11 @@ from keywarp.interfaces import with_parts
 from keywarp.model import VideoModel
 from keywarp.options import BoxOptions, RunOptions
 from keywarp.outputs import Outputs, Paths, already_complete, plan
-from keywarp.postprocess import POSTPROCESSES, apply
+from keywarp.postprocess import apply
+from keywarp.postprocess.streaming import StreamingSeqNMS
 from keywarp.predictor import VideoPredictor
 from keywarp.progress import ProgressBar, Timer
-from keywarp.structures import FrameResult, VideoFrame
+from keywarp.structures import FrameResult, VideoDetections, VideoFrame
 from keywarp.summary import measured, summary
 from keywarp.transform import ImageTransform
 
@@ -65,8 +66,8 @@ def annotate(sources: Sequence[str], options: RunOptions, boxes: BoxOptions | No
     """
     from keywarp import loading
 
-    if boxes and boxes.postprocess not in POSTPROCESSES:
-        raise unknown("post-processing", boxes.postprocess, POSTPROCESSES)
+    if boxes:
+        apply(boxes.postprocess, VideoDetections.of([]))  # whether it is known and can run
     if options.keep_memory:
         keep_freed_memory()
     task = "segment" if boxes is None else "detect"
@@ -138,9 +139,10 @@ class Run:
             if options.resume and already_complete(paths, header):
                 _tell(f"{video.name}: complete already", options)
                 return
-            if self._whole and video.is_live:
-                raise UserError(f"{video.name} is live; --postprocess works on whole videos, leave it out")
-            working = replace(paths, video=None) if self._whole else paths
+            whole = self._linked is not None and not video.is_live
+            if whole and options.stream:
+                raise UserError("--stream tells frames as they finish, --postprocess changes them at the end; take one")
+            working = replace(paths, video=None) if whole else paths
             outputs = Outputs(working, video, header, self.model.classes, overwrite=options.overwrite)
             journal = outputs.journal
 
@@ -151,7 +153,7 @@ class Run:
                 with ProgressBar(video.name, video.frame_count) as bar:
                     for _ in self._frames(video, outputs, timer, stop):
                         bar.show(journal.count, journal.count - journal.stored, journal.key_frames)
-                if self._whole is not None and journal.count:
+                if whole and journal.count:
                     self._finish(source, paths, outputs, draw=not stop.requested)
             except BaseException:
                 with suppress(InterruptedWorkError):
@@ -167,15 +169,15 @@ class Run:
                 _report_stop(video, outputs)
 
     @property
-    def _whole(self) -> str | None:
-        """The post-processing of whole videos that was asked for."""
+    def _linked(self) -> str | None:
+        """The post-processing over time that was asked for."""
         return self.boxes.postprocess if self.boxes and self.boxes.postprocess != "none" else None
 
     def _finish(self, source: str, paths: Paths, outputs: Outputs, *, draw: bool) -> None:
         """Post-process all boxes so far, and draw what comes out in a second pass through the video."""
         assert self.boxes is not None
-        assert self._whole is not None
-        outputs.finish(partial(apply, self._whole), self.boxes.threshold)
+        assert self._linked is not None
+        outputs.finish(partial(apply, self._linked), self.boxes.threshold)
         if not draw or paths.video is None:
             return
         options, (start, end) = self.options, self.options.span
@@ -203,6 +205,7 @@ class Run:
         waiting: deque[VideoFrame] = deque()  # without a result: at most the batch and the scheduler's latency
         chunk: list[VideoFrame] = []
         ended = False
+        linking = StreamingSeqNMS(plus=self._linked == "seq-nms+") if self._linked and video.is_live else None
         while not (stop.requested or ended):
             with timer("decode"):
                 frame = _next(video, journal.count)
@@ -221,23 +224,27 @@ class Run:
                     done = waiting.popleft()
                     if done.index >= journal.stored:
                         with timer("draw and write"):
-                            self._add(outputs, done, result, video.name)
+                            self._add(outputs, done, self._kept(result, linking), video.name)
                         yield
 
     def _add(self, outputs: Outputs, frame: VideoFrame, result: FrameResult, name: str) -> None:
-        record = outputs.add(frame, self._kept(result))
+        record = outputs.add(frame, result)
         if self.options.stream:
             print(json.dumps({"video": name, **record}, ensure_ascii=False), flush=True)
 
-    def _kept(self, result: FrameResult) -> FrameResult:
-        """The result with the detections that were asked for."""
+    def _kept(self, result: FrameResult, linking: StreamingSeqNMS | None) -> FrameResult:
+        """The result with the detections that were asked for; those of a live video linked with the frames before."""
         found = result.detections
         if found is None or self.boxes is None:
             return result
-        keep = found.scores >= (self.boxes.threshold if self._whole is None else LOWEST)
+        keep = found.scores >= (self.boxes.threshold if self._linked is None else LOWEST)
         if self.labels is not None:
             keep &= torch.isin(found.labels, torch.tensor(self.labels))
-        return replace(result, detections=found[keep])
+        if linking is None:
+            return replace(result, detections=found[keep])
+        found, tracks = linking.push(found[keep])
+        keep = found.scores >= self.boxes.threshold
+        return replace(result, detections=found[keep], tracks=tracks[keep])
 
     def _header(self, video: VideoSource) -> dict[str, Any]:
         """What results belong to; a run can only be resumed with the same."""
@@ -247,8 +254,8 @@ class Run:
         if self.boxes:
             kept = None if self.labels is None else [self.model.classes[label] for label in self.labels]
             settings |= {"threshold": self.boxes.threshold, "classes": kept}
-            if self._whole:
-                settings["postprocess"] = self._whole
+            if self._linked:
+                settings["postprocess"] = self._linked
         header = {
             "settings": settings,
             "video": {

@@ -23,7 +23,7 @@ from keywarp.allocation import keep_freed_memory
 from keywarp.data.datasets import UnreadableFrameError, Video, VideoDataset
 from keywarp.data.reading import open_dataset, split_of
 from keywarp.doctor import cpu_name
-from keywarp.errors import InterruptedWorkError, UserError, unknown
+from keywarp.errors import InterruptedWorkError, UserError
 from keywarp.evaluation.measures import Measures, Row
 from keywarp.evaluation.motion_file import by_video, read_motion
 from keywarp.evaluation.results_files import INDEX, Results, class_map, load, read_results, relabelled, save
@@ -56,8 +56,7 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
     if bool(options.model) == bool(options.results):
         raise UserError("give --model, a model to run, or --results, stored detections")
     for name in options.postprocess:
-        if name not in POSTPROCESSES:
-            raise unknown("post-processing", name, POSTPROCESSES)
+        apply(name, VideoDetections.of([]))  # whether it is known and can run
     check_matplotlib()
     dataset = chosen(open_dataset(*split_of(address, "val")), options.videos)
     if options.threads:

@@ -50,6 +50,9 @@ def to_record(result: FrameResult) -> Record:
     if result.detections is not None:
         rows = zip(*(getattr(result.detections, name).tolist() for name in ("boxes", "scores", "labels")), strict=True)
         record["detections"] = [_found(box, score, label, result.classes) for box, score, label in rows]
+        if result.tracks is not None:
+            for found, track in zip(record["detections"], result.tracks.tolist(), strict=True):
+                found["track_id"] = track
     if result.flow_fallback is not None:
         record["flow_fallback"] = round(result.flow_fallback, 4)
     return record

@@ -253,7 +253,8 @@ class FrameResult:
     """What came out for one frame of a video.
 
     index, time: of the `VideoFrame`. is_key: the feature network ran on it. detections: boxes in pixels of the
-    original frame, of a detector. segmentation: `[H, W]` uint8 class indices, of a segmentation model.
+    original frame, of a detector. segmentation: `[H, W]` uint8 class indices, of a segmentation model. tracks: `[M]`
+    the same number for the same object, of a detector whose boxes were linked over time.
     flow_fallback: share of the frame whose codec motion was missing and was estimated instead; None without codec
     motion.
     """
@@ -265,6 +266,7 @@ class FrameResult:
     segmentation: np.ndarray | None = None
     flow_fallback: float | None = None
     classes: Sequence[str] = field(default=(), repr=False)
+    tracks: Tensor | None = None
 
     @property
     def boxes(self) -> Tensor:

@@ -42,6 +42,7 @@ from keywarp.postprocess import apply
 from keywarp.progress import ProgressBar
 from keywarp.scheduling import Scheduler
 from keywarp.sinks import check_same
+from keywarp.structures import VideoDetections
 from keywarp.tradeoff_plot import ORACLE, PER_FRAME, Point, plot
 
 
@@ -77,6 +78,7 @@ def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
             "--models must name weight files or models to measure, such as rfcn.safetensors dff.safetensors"
         )
     check_matplotlib()
+    apply(options.postprocess, VideoDetections.of([]))  # whether it is known and can run
     dataset = chosen(open_dataset(*split_of(address, "val")), options.videos)
     torch.set_num_threads(options.threads)
     entries = list(candidates(options))
