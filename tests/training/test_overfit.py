@@ -55,14 +55,14 @@ ALIKE = {
     "optflow-b": "fgfa",
 }
 """Names that train the same composition as another here, where all parts train and flow networks are tiny."""
-FAMILIES = ("rfcn", "dff", "thp-c3", "impression-d", "psla-c", "iff-c")
-"""One of each paper, tested always; the others with `pytest -m long`."""
+ALWAYS = ("dff", "psla-c")
+"""Flow and attention, tested always; the others with `pytest -m long`, a minute or two each."""
 
 
 def names():
     for name in METHODS:
         if name != "sff" and name not in ALIKE:
-            yield name if name in FAMILIES else pytest.param(name, marks=pytest.mark.long)
+            yield name if name in ALWAYS else pytest.param(name, marks=pytest.mark.long)
 
 
 @pytest.mark.slow
