@@ -12,12 +12,13 @@ from keywarp.cli import main
 from keywarp.compare import compare
 from keywarp.data.reading import open_dataset
 from keywarp.errors import InterruptedWorkError, UserError
-from keywarp.evaluate import detect_video, evaluate
+from keywarp.evaluate import evaluate
 from keywarp.evaluation.measures import Measures
 from keywarp.evaluation.results_files import load
 from keywarp.evaluation.truth import Truth
 from keywarp.interfaces import TaskHead
 from keywarp.options import EvaluateOptions
+from keywarp.running import detect_video
 from toy_files import colour_model, write_toy
 from training.toy import toy as toy_videos
 

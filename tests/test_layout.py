@@ -30,6 +30,7 @@ ROWS = [
         "doctor",
         "explain",
         "evaluate",
+        "running",
         "report",
         "compare",
         "tradeoff",

@@ -6,13 +6,11 @@ import json
 import os
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from keywarp.allocation import keep_freed_memory
-from keywarp.data.datasets import UnreadableFrameError, Video, VideoDataset
+from keywarp.data.datasets import UnreadableFrameError, VideoDataset
 from keywarp.data.reading import open_dataset, split_of
 from keywarp.doctor import cpu_name
-from keywarp.errors import InterruptedWorkError, UserError
+from keywarp.errors import UserError
 from keywarp.evaluation.measures import Measures, Row
 from keywarp.evaluation.motion_file import by_video, read_motion
 from keywarp.evaluation.results_files import INDEX, Results, class_map, load, read_results, relabelled, save
@@ -41,8 +39,9 @@ from keywarp.postprocess import POSTPROCESSES, apply
 from keywarp.predictor import VideoPredictor
 from keywarp.progress import ProgressBar, Timer
 from keywarp.report import draw_worst, shown, write_report
+from keywarp.running import detect_video, results
 from keywarp.sinks import check_same
-from keywarp.structures import FrameResult, VideoDetections
+from keywarp.structures import VideoDetections
 
 DOCUMENT = "evaluation.json"
 
@@ -158,43 +157,6 @@ def run_model(model: VideoModel, dataset: VideoDataset, options: EvaluateOptions
     return _run_summary([_file(options.output / options.postprocess[0], n) for n in range(len(dataset.videos))])
 
 
-class VideoRun(NamedTuple):
-    """What a model found in a video, with the model's labels. seconds: of the model, without decoding."""
-
-    detections: VideoDetections
-    frames: int
-    keys: int
-    seconds: float
-
-
-def detect_video(
-    model: VideoModel, video: Video, batch: int, clock: Callable[[], float] = time.perf_counter
-) -> VideoRun:
-    """Run a detector over an annotated video. Raises InterruptedWorkError where a frame cannot be read."""
-    predictor, timer = VideoPredictor(model, batch=batch), Timer(clock)
-    found, keys = [], 0
-    for result in _results(predictor, video, timer):
-        if result.detections is None:
-            raise UserError("the model gives label maps, the data set has boxes; give a detector")
-        found.append(result.detections)
-        keys += result.is_key
-    return VideoRun(VideoDetections.of(found), len(found), keys, timer.seconds["model"])
-
-
-def _results(predictor: VideoPredictor, video: Video, timer: Timer) -> Iterator[FrameResult]:
-    stream = video.frames.stream(motion=bool(getattr(predictor.model.aligner, "uses_codec_motion", False)))
-    try:
-        while chunk := list(islice(stream, predictor.batch)):
-            with timer("model"):
-                results = predictor.push(chunk)
-            yield from results
-        with timer("model"):
-            results = predictor.flush()
-        yield from results
-    except UnreadableFrameError as error:
-        raise InterruptedWorkError(f"{video.name}: {error}; mend it, then go on with --resume") from None
-
-
 def judge(
     rows: Mapping[str, Results], dataset: VideoDataset, options: EvaluateOptions
 ) -> tuple[list[Row], list[dict[str, str]]]:
@@ -210,8 +172,8 @@ def judge(
             truth = Truth.of(video, None if motion is None else motion[number])
         except UnreadableFrameError as error:
             raise UserError(f"{video.name}: {error}") from None
-        for name, results in rows.items():
-            detections = results(number)
+        for name, stored in rows.items():
+            detections = stored(number)
             measures[name].add(detections, truth)
             if name == first:
                 worst.add(number, detections, truth)
@@ -239,7 +201,7 @@ def _segmentation(
             if not path.exists():
                 timer, frames, counts = Timer(), 0, np.zeros_like(total)
                 labelled = set(video.labelled)
-                for result in _results(VideoPredictor(model, batch=options.batch), video, timer):
+                for result in results(VideoPredictor(model, batch=options.batch), video, timer):
                     frames += 1
                     truth = video.annotation(result.index).mask if result.index in labelled else None
                     if truth is not None and result.segmentation is not None:

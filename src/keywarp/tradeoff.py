@@ -25,7 +25,7 @@ from rich.table import Table
 from keywarp.data.datasets import Video, VideoDataset
 from keywarp.data.reading import open_dataset, split_of
 from keywarp.errors import UserError
-from keywarp.evaluate import chosen, detect_video, machine
+from keywarp.evaluate import chosen, machine
 from keywarp.evaluation.measures import Measures
 from keywarp.evaluation.results_files import class_map, load, relabelled, save
 from keywarp.evaluation.truth import Truth
@@ -40,6 +40,7 @@ from keywarp.options import TradeoffOptions
 from keywarp.oracle import oracle_schedule
 from keywarp.postprocess import apply
 from keywarp.progress import ProgressBar
+from keywarp.running import detect_video
 from keywarp.scheduling import Scheduler
 from keywarp.sinks import check_same
 from keywarp.structures import VideoDetections
