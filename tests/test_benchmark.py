@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from adapters.test_yolox import yolox_like
+from keywarp.alignment.classical import DISFlow
 from keywarp.benchmark import benchmark
 from keywarp.benchmarking.candidates import candidates
 from keywarp.cli import main
@@ -56,11 +58,20 @@ def test_from_the_command_line(clip, capsys):
 
 
 def test_a_synthetic_picture_peak_memory_and_a_whole_videos_boxes():
-    (row,) = benchmark(size="48x64", methods=["rfcn"], memory=True, postprocess="none", **TINY)
+    (row,) = benchmark(size="48x64", methods=["rfcn"], memory=True, postprocess="seq-nms", **TINY)
     assert row.name == "rfcn per frame"
     assert row.peak_memory > 50 * 2**20
     assert "decode" not in row.parts
-    assert row.parts["none"] < row.parts["feature network"]
+    assert row.parts["seq-nms"] > 0
+
+
+def test_no_postprocessing_is_as_if_not_given(monkeypatch):
+    monkeypatch.setattr(
+        "keywarp.heads.rfcn.RFCNHead.unsuppressed", lambda self: pytest.fail("boxes must be suppressed")
+    )
+    (row,) = benchmark(size="48x64", methods=["rfcn"], postprocess="none", **TINY)
+    assert "none" not in row.parts
+    assert "head" in row.parts
 
 
 def test_those_that_differ_in_their_key_frames_alone_share_their_weights():
@@ -82,6 +93,21 @@ def test_those_that_differ_in_their_key_frames_alone_share_their_weights():
         assert (two.model.scheduler.interval, four.model.scheduler.interval) == (2, 4)
         assert two.bound < four.bound or name == "psla-a"
         assert four.model.scheduler == four.build().scheduler
+
+
+def test_what_takes_none_of_the_flows_runs_with_its_own(tmp_path):
+    path, _, _ = yolox_like(tmp_path / "net.onnx")
+    found = candidates([str(path), "dff"], ["flownet-tiny"], [2], [1], "resnet-tiny", "cpu")
+    assert [c.name for c in found] == [
+        "net.onnx per frame",
+        "net.onnx l=2",
+        "rfcn per frame",
+        "dff flownet-tiny l=2",
+    ]
+    assert isinstance(found[1].model.aligner, DISFlow)
+    _, dff = candidates(["dff"], ["dis"], [2], [1], "resnet-tiny", "cpu")
+    assert dff.name == "dff l=2"
+    assert "flow" not in dff.build().description["arguments"]
 
 
 @pytest.mark.parametrize(

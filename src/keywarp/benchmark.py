@@ -167,7 +167,7 @@ def benchmark(
     torch.set_num_threads(threads)
     kept = keep_memory and keep_freed_memory()
     entries = candidates(methods, flows, intervals, radii, backbone, device)
-    link = None if postprocess is None else _linking(entries, postprocess)
+    link = None if postprocess in (None, "none") else _linking(entries, postprocess)
     longest = max(entry.count for entry in entries) + 1
     frames = {motion: source.read(longest, motion) for motion in {entry.uses_motion for entry in entries}}
     peaks: dict[str, int] = {}

@@ -61,7 +61,8 @@ def candidates(
     """Every model per frame; and each with what it takes of the flows, intervals and radii.
 
     methods: of the papers, with random weights, on which speed does not depend (save where they decide what is
-    computed, as in THP c2 and c3); or names and files as of `load`. A weight file keeps the flow network that it holds.
+    computed, as in THP c2 and c3); or names and files as of `load`. A weight file keeps the flow network that it holds,
+    and a model that takes none of `flows` its own default.
     """
     for flow in flows:
         if flow not in FLOW_NETWORKS and flow not in FLOWS:
@@ -121,9 +122,9 @@ def _of_model(
 def _choices(
     takes: set[str], flows: Sequence[str], intervals: Sequence[int], radii: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """The options of each candidate of a method that takes these."""
+    """The options of each candidate of a method that takes these; without flows that fit, its own stays."""
     columns: list[tuple[str, Sequence[Any]]] = []
-    if "flow" in takes:
+    if "flow" in takes and flows:
         columns.append(("flow", flows))
     if "radius" in takes:
         columns.append(("radius", radii))
