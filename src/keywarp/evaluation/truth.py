@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -95,11 +94,6 @@ class Truth:
         """From those of each frame, all labelled, in the frames' order; the motion IoU follows from the tracks."""
         frames, boxes, labels, tracks = _columns(range(len(annotations)), annotations)
         return Truth(np.arange(len(annotations)), frames, boxes, labels, tracks, motion_iou(boxes, frames, tracks))
-
-    def rows(self) -> list[slice]:
-        """Of each labelled frame, where its boxes are in the columns."""
-        starts = np.searchsorted(self.frames, self.labelled)
-        return [slice(a, b) for a, b in pairwise([*starts.tolist(), len(self)])]
 
 
 def _columns(
