@@ -10,14 +10,16 @@ from PIL import Image
 from test_observing import tiny
 
 import keywarp
+from keywarp import loading
 from keywarp.cli import main
 from keywarp.data.video import open_video
+from keywarp.errors import UserError
 from keywarp.insight.available import kinds_of, methods_with
 from keywarp.insight.inside import Inside
 from keywarp.insight.layout import GAP, arranged
 from keywarp.insight.options import KINDS
 from keywarp.methods import METHODS
-from keywarp.scheduling import SegmentCentre
+from keywarp.scheduling import FixedInterval, SegmentCentre, SlidingWindow
 from test_annotate import write_clip
 from test_every_method import saved
 from tiny import tiny_model
@@ -77,6 +79,39 @@ def test_two_settings_of_a_model_side_by_side(look, tmp_path):
     assert (left != right).any(axis=-1).mean() < 0.5
 
 
+UNTRAINED = ["--model", "fgfa", "--weights", "random", "--backbone", "resnet-tiny", "--flow", "flownet-tiny"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "schedulers"),
+    [
+        (
+            ["--model", "demo", "--interval", "6", "--key-position", "2", "--against-interval", "4"],
+            [SegmentCentre(6, 2), SegmentCentre(4, 2)],
+        ),
+        (
+            ["--model", "demo", "--interval", "6", "--key-position", "2", "--against", "fgfa"],
+            [SegmentCentre(6, 2), SlidingWindow(10)],
+        ),
+        ([*UNTRAINED, "--radius", "1", "--against-flow", "flownet-half"], [SlidingWindow(1), SlidingWindow(1)]),
+        ([*UNTRAINED, "--radius", "1", "--against-method", "dff"], [SlidingWindow(1), FixedInterval(10)]),
+    ],
+)
+def test_the_second_side_differs_in_what_is_given_for_it(arguments, schedulers, look, tmp_path, monkeypatch):
+    load, found = loading.load, []
+
+    def loaded(name, **choices):
+        if "--against" in arguments and name == "fgfa":
+            name = saved("fgfa", tmp_path)[0]
+        found.append(load(name, **choices).scheduler)
+        if len(found) == 2:
+            raise UserError("enough")
+
+    monkeypatch.setattr(loading, "load", loaded)
+    assert look(DEMO, *arguments) == 2
+    assert found == schedulers
+
+
 def test_stored_results_side_by_side(look, tmp_path, capsys):
     for name, interval in (("a", "1"), ("b", "5")):
         detect = ["detect", DEMO, "--model", "demo", "--interval", interval, "--frames", "4:9", "--no-video"]
@@ -103,6 +138,11 @@ def test_stored_results_side_by_side(look, tmp_path, capsys):
         (["--results", "a.json"], "--results takes two files"),
         (["--results", "a.json", "b.json", "--stride", "2"], "--results tell their own frames"),
         (["--results", "a.json", "b.json"], "cannot read a.json"),
+        (
+            ["--interval", "6", "--key-position", "4", "--against-interval", "3"],
+            "of the second model, --key-position must be 0 to --interval − 1, got 4 with interval 3",
+        ),
+        (["--against-method", "dfff"], "did you mean dff"),
         (["--against", "nothing-such"], "unknown model 'nothing-such'"),
         (["--frames", "5000:"], "past the end"),
     ],

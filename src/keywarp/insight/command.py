@@ -16,7 +16,8 @@ from keywarp.insight.comparing import Comparison, Running, Stored, read_results
 from keywarp.insight.inside import Inside, Picture
 from keywarp.insight.options import VisualizeOptions
 from keywarp.insight.writing import PictureFiles
-from keywarp.model import VideoModel
+from keywarp.methods import METHODS
+from keywarp.options import ModelOptions
 from keywarp.progress import ProgressBar
 
 PICTURES = 4
@@ -40,7 +41,8 @@ def visualize(source: str, options: VisualizeOptions) -> int:
         keep_freed_memory()
     live = is_live_address(source)
     batch = 1 if live else options.batch
-    models = [_first(options, live)] + ([_second(options, live)] if options.compares_models else [])
+    wanted = [options, _second(options)] if options.compares_models else [options]
+    models = [loading.load(each.model, live=live, **each.choices) for each in wanted]
     kinds = [] if options.compares_models else chosen(models[0], options.show)
     motion = any(getattr(model.aligner, "uses_codec_motion", False) for model in models)
     with open_video(source, start=start, stop=stop, stride=options.stride, motion=motion) as video:
@@ -53,24 +55,23 @@ def visualize(source: str, options: VisualizeOptions) -> int:
         return _write(video, options, show)
 
 
-def _first(options: VisualizeOptions, live: bool) -> VideoModel:
-    return loading.load(options.model, live=live, **options.choices)
+def _second(options: VisualizeOptions) -> ModelOptions:
+    """The model to compare with: another one with its own settings, or the first one with some changed.
 
-
-def _second(options: VisualizeOptions, live: bool) -> VideoModel:
-    """The model to compare with: another one with its own settings, or the first one with some changed."""
-    own = options.against is None or options.against == options.model
-    return loading.load(
-        options.against or options.model,
-        method=options.against_method or (options.method if own else None),
-        backbone=options.backbone if own else None,
-        flow=options.against_flow or (options.flow if own else None),
-        interval=options.against_interval or (options.interval if own else None),
-        weights=options.weights if own else None,
-        live=live,
-        device=options.device,
-        half=options.half,
-    )
+    A method of its own gets what it takes of the first one's settings.
+    """
+    kept, method = options.choices, options.against_method
+    if options.against not in (None, options.model):
+        kept = {name: kept[name] for name in ("device", "half")}
+    elif method in METHODS:
+        takes = loading.options_of(method) | {"method", "weights", "device", "half"}
+        kept = {name: value for name, value in kept.items() if name in takes}
+    given = {"method": method, "flow": options.against_flow, "interval": options.against_interval}
+    changed = {name: value for name, value in given.items() if value is not None}
+    try:
+        return ModelOptions(model=options.against or options.model, **(kept | changed))
+    except UserError as error:
+        raise UserError(f"of the second model, {error}") from None
 
 
 def _same_frames(sides: list[Stored]) -> tuple[int, int | None, int]:
