@@ -120,6 +120,24 @@ def test_a_stopped_run_leaves_post_processed_boxes_and_no_video(clip, tmp_path, 
     assert len(pictures(tmp_path / "street.mp4")) == 23
 
 
+def test_a_run_stopped_while_its_video_is_drawn_leaves_the_rest_and_draws_it_later(clip, tmp_path, use, monkeypatch):  # noqa: F811
+    use(model())
+    run(clip, tmp_path / "whole", boxes())
+    with monkeypatch.context() as patch:
+        stop_after(patch, 30, lambda: os.kill(os.getpid(), signal.SIGINT))
+        assert run(clip, tmp_path / "cut", boxes()) == 130
+    left = sorted(p.name for p in (tmp_path / "cut").iterdir())
+    assert left == [".street.partial.jsonl", "street.csv", "street.json", "street.txt"]
+    stopped, whole = (content(tmp_path / each / "street.json") for each in ("cut", "whole"))
+    assert stopped["info"].pop("complete") is False
+    assert whole["info"].pop("complete") is True
+    assert stopped == whole
+    assert run(clip, tmp_path / "cut", boxes(), resume=True) == 0
+    assert content(tmp_path / "cut/street.json")["info"]["complete"] is True
+    assert len(pictures(tmp_path / "cut/street.mp4")) == 23
+    assert not (tmp_path / "cut/.street.partial.jsonl").exists()
+
+
 def test_a_live_source_is_linked_frame_by_frame(clip, tmp_path, use, monkeypatch):  # noqa: F811
     plain = use(model())
 

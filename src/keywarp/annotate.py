@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import signal
 import sys
@@ -26,12 +25,13 @@ from keywarp.data.video import VideoSource, expand_sources, is_live_address, ope
 from keywarp.errors import InterruptedWorkError, UserError, unknown
 from keywarp.interfaces import with_parts
 from keywarp.model import VideoModel
+from keywarp.networks.download import sha256_of
 from keywarp.options import BoxOptions, RunOptions
 from keywarp.outputs import Outputs, Paths, already_complete, plan
 from keywarp.postprocess import apply
 from keywarp.postprocess.streaming import StreamingSeqNMS
 from keywarp.predictor import VideoPredictor
-from keywarp.progress import ProgressBar, Timer
+from keywarp.progress import ProgressBar, TimedTransform, Timer
 from keywarp.structures import FrameResult, VideoDetections, VideoFrame
 from keywarp.summary import measured, summary
 from keywarp.transform import ImageTransform
@@ -154,7 +154,7 @@ class Run:
                     for _ in self._frames(video, outputs, timer, stop):
                         bar.show(journal.count, journal.count - journal.stored, journal.key_frames)
                 if whole and journal.count:
-                    self._finish(source, paths, outputs, draw=not stop.requested)
+                    self._finish(source, paths, outputs, stop)
             except BaseException:
                 with suppress(InterruptedWorkError):
                     outputs.close(lambda: info(False), complete=False, resumable=not video.is_live)
@@ -173,12 +173,12 @@ class Run:
         """The post-processing over time that was asked for."""
         return self.boxes.postprocess if self.boxes and self.boxes.postprocess != "none" else None
 
-    def _finish(self, source: str, paths: Paths, outputs: Outputs, *, draw: bool) -> None:
-        """Post-process all boxes so far, and draw what comes out in a second pass through the video."""
+    def _finish(self, source: str, paths: Paths, outputs: Outputs, stop: StopRequest) -> None:
+        """Post-process all boxes so far, and draw what comes out in a second pass through the video, unless stopped."""
         assert self.boxes is not None
         assert self._linked is not None
         outputs.finish(partial(apply, self._linked), self.boxes.threshold)
-        if not draw or paths.video is None:
+        if stop.requested or paths.video is None:
             return
         options, (start, end) = self.options, self.options.span
         with (
@@ -187,8 +187,12 @@ class Run:
             ProgressBar(f"{video.name}: drawing", outputs.journal.count) as bar,
         ):
             for done, (frame, result) in enumerate(zip(video, outputs.stored(), strict=False), start=1):
+                if stop.requested:
+                    break
                 outputs.draw(frame, result)
                 bar.show(done, done, outputs.journal.key_frames)
+            if stop.requested:
+                outputs.drop_video()
 
     def _frames(self, video: VideoSource, outputs: Outputs, timer: Timer, stop: StopRequest) -> Iterator[None]:
         """Do the work, yielding after each frame: stored results are drawn again, the network does the rest.
@@ -269,15 +273,10 @@ class Run:
             "model": {
                 **self.model.description,
                 "model": Path(options.model).name if Path(options.model) in files else options.model,
-                "sha256": {path.name: _sha256(path) for path in files},
+                "sha256": {path.name: sha256_of(path) for path in files},
             },
         }
         return cast(dict[str, Any], json.loads(json.dumps(header, default=str)))
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _next(video: VideoSource, done: int) -> VideoFrame | None:
@@ -291,25 +290,10 @@ def _uses_motion(model: VideoModel) -> bool:
     return bool(getattr(model.aligner, "uses_codec_motion", False))
 
 
-class _TimedTransform:
-    """A model's transform with its work on the clock."""
-
-    def __init__(self, transform: ImageTransform, timer: Timer) -> None:
-        self._transform = transform
-        self._timer = timer
-
-    def __call__(self, image: Any) -> torch.Tensor:
-        with self._timer("preprocess"):
-            return self._transform(image)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transform, name)
-
-
 def _timed(model: VideoModel, timer: Timer) -> VideoModel:
     """The same model, weights shared, that times its transform."""
     timed = copy.copy(model)
-    timed.transform = cast(ImageTransform, _TimedTransform(model.transform, timer))
+    timed.transform = cast(ImageTransform, TimedTransform(model.transform, timer))
     return timed
 
 

@@ -191,9 +191,15 @@ class Outputs:
         try:
             yield
         except BaseException:
-            self._video.abort()
-            self._video = None
+            self.drop_video()
             raise
+
+    def drop_video(self) -> None:
+        """Leave nothing of the video; the other results stay."""
+        if self._video:
+            self._video.abort()
+            self._video.path.unlink(missing_ok=True)
+            self._video = None
 
     def draw(self, frame: VideoFrame, result: FrameResult) -> None:
         """Add the frame with its result to the video."""

@@ -8,9 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from keywarp.transform import ImageTransform
 
 
 class Timer:
@@ -41,6 +45,21 @@ class Timer:
     def milliseconds(self, frames: int) -> dict[str, float]:
         """By part, for each of so many frames."""
         return {part: round(1000 * spent / max(frames, 1), 2) for part, spent in self.seconds.items()}
+
+
+class TimedTransform:
+    """A model's transform, whose work on a frame is the timer's part "preprocess"."""
+
+    def __init__(self, transform: ImageTransform, timer: Timer) -> None:
+        self._transform = transform
+        self._timer = timer
+
+    def __call__(self, image: Any) -> Tensor:
+        with self._timer("preprocess"):
+            return self._transform(image)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transform, name)
 
 
 class ProgressBar:

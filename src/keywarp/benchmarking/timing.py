@@ -12,9 +12,8 @@ import torch
 
 from keywarp.alignment.correspondence import Correspondence
 from keywarp.model import VideoModel
-from keywarp.progress import Timer
-from keywarp.structures import Detections
-from keywarp.transform import ImageTransform, Placement
+from keywarp.progress import TimedTransform, Timer
+from keywarp.transform import ImageTransform
 
 Clock = Callable[[], float]
 
@@ -90,8 +89,11 @@ def part_times(model: VideoModel, clock: Clock) -> Iterator[dict[str, float]]:
         for kind in Correspondence.__subclasses__():
             stack.callback(setattr, kind, "propagate", kind.propagate)
             kind.propagate = _timed(timer, "propagate", kind.propagate)  # type: ignore[method-assign]
-        stack.callback(setattr, model, "transform", model.transform)
-        model.transform = cast(ImageTransform, _TimedTransform(model.transform, timer))
+        plain, transform = model.transform, TimedTransform(model.transform, timer)
+        replace(transform, "restore", _timed(timer, "postprocess", lambda *given: plain.restore(*given).cpu()))
+        replace(transform, "restore_classes", _timed(timer, "postprocess", plain.restore_classes))
+        stack.callback(setattr, model, "transform", plain)
+        model.transform = cast(ImageTransform, transform)
         yield timer.seconds
 
 
@@ -102,28 +104,3 @@ def _timed(timer: Timer, part: str, function: Callable[..., Any]) -> Callable[..
             return function(*arguments)
 
     return timed
-
-
-class _TimedTransform:
-    """A model's transform with its work on the timer."""
-
-    def __init__(self, transform: ImageTransform, timer: Timer) -> None:
-        self._transform = transform
-        self._timer = timer
-
-    def __call__(self, image: Any) -> torch.Tensor:
-        with self._timer("preprocess"):
-            return self._transform(image)
-
-    def restore(self, detections: Detections, place: Placement) -> Detections:
-        """As of the transform, and on the CPU."""
-        with self._timer("postprocess"):
-            return self._transform.restore(detections, place).cpu()
-
-    def restore_classes(self, scores: torch.Tensor, place: Placement) -> Any:
-        """As of the transform."""
-        with self._timer("postprocess"):
-            return self._transform.restore_classes(scores, place)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transform, name)
