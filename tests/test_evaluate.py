@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.io import savemat
 
 from data.coco_files import write_image
 from keywarp import evaluate as evaluating
@@ -101,8 +102,64 @@ def test_stored_detections_give_the_same_table(toy, tmp_path, use):
     (first,) = evaluate(str(toy), options(tmp_path / "out"))
     again = EvaluateOptions(results=(tmp_path / "out",), output=tmp_path / "again", postprocess=("none", "seq-nms"))
     rows = evaluate(str(toy), again)
-    assert [row.name for row in rows] == ["none", "none seq-nms"]
+    assert [row.name for row in rows] == ["out", "out seq-nms"]
     assert rows[0].measures == pytest.approx(first.measures, nan_ok=True)
+    for given, message in (
+        ({"results": (tmp_path / "out", tmp_path / "out")}, "several results are named out"),
+        ({"results": (tmp_path / "again",)}, "holds no detections of keywarp evaluate; give the output of a run"),
+        ({"results": (tmp_path / "out",), "output": tmp_path / "out", "overwrite": True}, "is read and would be"),
+        ({"results": (tmp_path / "out",), "interval": 3}, "--interval chooses a model, and --results runs none"),
+        ({"results": (tmp_path / "out",), "output": toy / "val.json"}, "is no folder that can be written"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate(str(toy), EvaluateOptions(**({"output": tmp_path / "b"} | given)))
+        assert not (tmp_path / "b").exists()
+    assert len(list((tmp_path / "out/none").glob("*.npz"))) == 3
+
+
+def test_the_row_without_post_processing_is_the_same_beside_others(toy, tmp_path, use):
+    use(colour_model())
+    evaluate(str(toy), options(tmp_path / "alone"))
+    evaluate(str(toy), options(tmp_path / "beside", postprocess=("none", "seq-nms")))
+    for number in range(3):
+        alone, beside = (load(tmp_path / name / f"none/{number:05d}.npz")[0] for name in ("alone", "beside"))
+        assert np.array_equal(alone.boxes, beside.boxes)
+        assert np.array_equal(alone.scores, beside.scores)
+
+
+def test_stored_detections_of_a_part_are_of_the_right_videos(toy, tmp_path, use):
+    use(colour_model())
+    rows = []
+    for video, row in enumerate(document["id"] for document in json.loads((toy / "val.json").read_text())["videos"]):
+        truth = open_dataset(toy, "val").videos[video]
+        for frame in truth.labelled:
+            boxes = truth.annotation(frame).boxes[0]
+            rows.append(" ".join(map(str, (12 * row + frame + 1, row % 3 + 1, 0.9, *boxes))))
+    (tmp_path / "found.txt").write_text("\n".join(rows))
+    given = EvaluateOptions(results=(tmp_path / "found.txt",), videos=2, output=tmp_path / "out")
+    (row,) = evaluate(str(toy), given)
+    assert row.measures["mAP"] == pytest.approx(1)
+
+
+def test_a_motion_file_must_be_of_the_data_set(toy, tmp_path, use):
+    model = use(colour_model())
+    cells = np.empty((36, 1), object)
+    for frame in range(36):
+        cells[frame, 0] = np.full((1, 1), 0.95)
+    savemat(tmp_path / "m.mat", {"motion_iou": cells})
+    (row,) = evaluate(str(toy), options(tmp_path / "out", motion_file=tmp_path / "m.mat", videos=2))
+    assert row.measures["mAP slow"] == pytest.approx(row.measures["mAP"])
+    assert np.isnan(row.measures["mAP fast"])
+    evaluate(str(toy), options(tmp_path / "plain", videos=2))
+    with pytest.raises(UserError, match="differ in --motion-file"):
+        compare([tmp_path / "out", tmp_path / "plain"])
+    model.feature_network.images = 0
+    with pytest.raises(UserError, match=r"m2.mat"):
+        evaluate(str(toy), options(tmp_path / "c", motion_file=tmp_path / "m2.mat"))
+    savemat(tmp_path / "m3.mat", {"motion_iou": cells[:30]})
+    with pytest.raises(UserError, match="of 30 frames, the 3 videos have 36"):
+        evaluate(str(toy), options(tmp_path / "c", motion_file=tmp_path / "m3.mat"))
+    assert model.feature_network.images == 0
 
 
 def test_an_interrupted_evaluation_resumed_gives_the_identical_table(toy, tmp_path, use, monkeypatch):
@@ -110,10 +167,10 @@ def test_an_interrupted_evaluation_resumed_gives_the_identical_table(toy, tmp_pa
     evaluate(str(toy), options(tmp_path / "whole"))
     calls = iter(range(9))
 
-    def stops(*arguments):
+    def stops(*arguments, **options):
         if next(calls) == 1:
             raise KeyboardInterrupt
-        return detect_video(*arguments)
+        return detect_video(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluating, "detect_video", stops)
@@ -238,12 +295,14 @@ def test_evaluations_of_other_data_are_not_compared(toy, tmp_path, use):
     evaluate(str(toy), options(tmp_path / "a"))
     evaluate(str(toy), options(tmp_path / "b", videos=2))
     for folders, message in (
-        (["a", "b"], "differ in videos: 3 and 2"),
+        (["a", "b"], "differ in number of videos: 3 and 2"),
         (["a"], "two evaluations or more"),
         (["a", "toy"], "holds no evaluation.json"),
     ):
         with pytest.raises(UserError, match=message):
             compare([tmp_path / name for name in folders])
+    with pytest.raises(UserError, match=r"must be an \.html file in a folder that exists"):
+        compare([tmp_path / "a", tmp_path / "a"], tmp_path / "absent/x.html")
     (tmp_path / "b/evaluation.json").write_text("[]")
     with pytest.raises(UserError, match="was not written by keywarp evaluate"):
         compare([tmp_path / "a", tmp_path / "b"])

@@ -16,8 +16,14 @@ from keywarp.figures import check_matplotlib
 from keywarp.files import write_atomically
 from keywarp.report import curves, page, shown
 
-SAME = ("dataset", "videos", "iou", "score")
-"""What evaluations must have in common to be compared."""
+SAME = {
+    "videos": "number of videos",
+    "names": "the videos' names",
+    "iou": "--iou",
+    "score": "--score",
+    "motion": "--motion-file",
+}
+"""What evaluations must have in common to be compared, and what it is called."""
 
 
 def compare(folders: Sequence[Path], output: Path | None = None) -> None:
@@ -29,12 +35,13 @@ def compare(folders: Sequence[Path], output: Path | None = None) -> None:
         raise UserError(f"wanted two evaluations or more to compare, got {len(folders)}")
     if output is not None:
         check_matplotlib()
+        check_page(output)
     documents = [read(folder) for folder in folders]
     for folder, document in zip(folders[1:], documents[1:], strict=True):
-        for name in SAME:
+        for name, text in SAME.items():
             ours, theirs = documents[0]["setting"].get(name), document["setting"].get(name)
             if ours != theirs:
-                raise UserError(f"{folders[0]} and {folder} differ in {name}: {ours!r} and {theirs!r}")
+                raise UserError(f"{folders[0]} and {folder} differ in {text}: {ours!r} and {theirs!r}")
     rows = named(folders, documents)
     print_differences(rows)
     if output is not None:
@@ -42,6 +49,12 @@ def compare(folders: Sequence[Path], output: Path | None = None) -> None:
         settings = {str(folder): d["setting"] for folder, d in zip(folders, documents, strict=True)}
         write_atomically(output, page(f"keywarp: {len(rows)} evaluations", settings, rows, images))
         print(output)
+
+
+def check_page(path: Path) -> None:
+    """Nothing. Raises UserError where no page can be written there."""
+    if path.suffix != ".html" or path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"--output must be an .html file in a folder that exists, got {path}")
 
 
 def read(path: Path) -> dict[str, Any]:

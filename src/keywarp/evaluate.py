@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -24,17 +25,17 @@ from keywarp.doctor import cpu_name
 from keywarp.errors import UserError
 from keywarp.evaluation.measures import Measures, Row
 from keywarp.evaluation.motion_file import by_video, read_motion
-from keywarp.evaluation.results_files import INDEX, Results, class_map, load, read_results, relabelled, save
+from keywarp.evaluation.results_files import INDEX, Results, class_map, load, read_results, save
 from keywarp.evaluation.segmentation import confusion, l_pairs, mean_iou
 from keywarp.evaluation.truth import Truth
 from keywarp.evaluation.worst import WorstFrames
 from keywarp.figures import check_matplotlib
 from keywarp.files import write_atomically
-from keywarp.interfaces import with_parts
 from keywarp.loading import load as load_model
 from keywarp.model import VideoModel
 from keywarp.networks.weight_files import sha256_of
 from keywarp.options import EvaluateOptions
+from keywarp.outputs import check_writable
 from keywarp.postprocess import POSTPROCESSES, apply
 from keywarp.predictor import VideoPredictor
 from keywarp.progress import ProgressBar, Timer
@@ -52,35 +53,40 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
     address: a data set, FOLDER or FOLDER:SPLIT (by default the split val). Raises UserError before any work, and
     InterruptedWorkError where a frame cannot be read midway.
     """
-    if bool(options.model) == bool(options.results):
-        raise UserError("give --model, a model to run, or --results, stored detections")
-    for name in options.postprocess:
-        apply(name, VideoDetections.of([]))  # whether it is known and can run
-    check_matplotlib()
-    dataset = chosen(open_dataset(*split_of(address, "val")), options.videos)
+    _check(options)
+    whole = open_dataset(*split_of(address, "val"))
+    positions = spread(len(whole.videos), options.videos)
+    dataset = chosen(whole, positions)
+    motion = None if options.motion_file is None else read_motion(options.motion_file)
+    truths = Truths(dataset, None if motion is None else [by_video(motion, whole.videos)[p] for p in positions])
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.keep_memory:
         keep_freed_memory()
     pictures: list[dict[str, str]] = []
-    setting = {"dataset": address, "videos": len(dataset.videos), "iou": options.iou, "score": options.score}
+    run: dict[str, float] = {}
+    setting = _setting(address, dataset, options)
     if options.model:
         model = load_model(options.model, **options.choices)
-        setting |= {"model": _described(model, options)}
-        prepare(options.output, {**_index(dataset, options, model), "setting": setting}, options)
-        if model.description["arguments"].get("task") == "segmentation":
+        setting |= {"model": described(model, options.model, options.weights)}
+        segments = model.description["arguments"].get("task") == "segmentation"
+        _check_task(segments, dataset, options)
+        index: dict[str, Any] = {"classes": list(dataset.classes), "videos": [video.name for video in dataset.videos]}
+        index |= {"postprocess": list(options.postprocess), "rename": options.renamed, "setting": setting}
+        if not segments:
+            _warn_of_unknown(dataset, class_map(model.classes, dataset, options.renamed))
+        prepare(options.output, index, options)
+        if segments:
             rows, run = _segmentation(model, dataset, options)
         else:
             run = run_model(model, dataset, options)
             kept = {name: _kept(options.output / name) for name in options.postprocess}
-            rows, pictures = judge(kept, dataset, options)
+            rows, pictures = judge(kept, dataset, truths, options)
     else:
-        stored: dict[str, Results] = {}
-        for path in options.results:
-            stored |= read_results(path, dataset, options.renamed)
+        stored = _stored(whole, positions, options)
         setting |= {"results": [str(path) for path in options.results], "postprocess": list(options.postprocess)}
         prepare(options.output, {"setting": setting}, options)
-        (rows, pictures), run = judge(_postprocessed(stored, options.postprocess), dataset, options), {}
+        rows, pictures = judge(_postprocessed(stored, options.postprocess), dataset, truths, options)
     document = {
         "setting": setting | run | machine(),
         "rows": [row.as_json() for row in rows],
@@ -93,11 +99,36 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
     return rows
 
 
-def chosen(dataset: VideoDataset, count: int | None) -> VideoDataset:
-    """So many of its videos, evenly spread; all for None. Raises UserError where files of them are missing."""
-    if count is not None and count < len(dataset.videos):
-        positions = np.linspace(0, len(dataset.videos) - 1, count).astype(int)
-        dataset = replace(dataset, videos=[dataset.videos[int(p)] for p in positions])
+class Truths:
+    """The ground truth of a data set's videos, read when it is asked for.
+
+    motion: of each video the motion IoU of its objects, as of `Truth.of`, where it comes from a file.
+    """
+
+    def __init__(self, dataset: VideoDataset, motion: Sequence[Sequence[np.ndarray]] | None = None) -> None:
+        self.dataset = dataset
+        self.motion = motion
+
+    def __getitem__(self, number: int) -> Truth:
+        video = self.dataset.videos[number]
+        try:
+            return Truth.of(video, None if self.motion is None else self.motion[number])
+        except UnreadableFrameError as error:
+            raise UserError(f"{video.name}: {error}") from None
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+
+def spread(videos: int, count: int | None) -> list[int]:
+    """Positions of so many of the videos, evenly spread; of all for None."""
+    if count is None or count >= videos:
+        return list(range(videos))
+    return [int(p) for p in np.linspace(0, videos - 1, count)]
+
+
+def chosen(dataset: VideoDataset, positions: Sequence[int]) -> VideoDataset:
+    """The data set with these videos alone. Raises UserError where files of them are missing."""
+    dataset = replace(dataset, videos=[dataset.videos[p] for p in positions])
     missing = [video.frames.source for video in dataset.videos if not Path(video.frames.source).exists()]
     if missing:
         raise UserError(
@@ -105,6 +136,63 @@ def chosen(dataset: VideoDataset, count: int | None) -> VideoDataset:
             "keywarp data check tells more"
         )
     return dataset
+
+
+def _check(options: EvaluateOptions) -> None:
+    """What can be told before anything is read."""
+    if bool(options.model) == bool(options.results):
+        raise UserError("give --model, a model to run, or --results, stored detections")
+    given = [name for name, value in options.choices.items() if value not in (None, False, "auto")]
+    if options.results and given:
+        raise UserError(f"--{given[0].replace('_', '-')} chooses a model, and --results runs none; leave it out")
+    for name in options.postprocess:
+        apply(name, VideoDetections.of([]))  # whether it is known and can run
+    check_matplotlib()
+    Measures((), iou=options.finds)
+    check_writable(options.output)
+
+
+def _check_task(segments: bool, dataset: VideoDataset, options: EvaluateOptions) -> None:
+    """Refuse what a model for the other task would need."""
+    if not segments:
+        if options.l_pairs is not None:
+            raise UserError("--l-pairs is for segmentation; the model finds boxes")
+        return
+    if not dataset.mask_classes:
+        raise UserError(f"{dataset.name} has no masks, which a segmentation model is measured by")
+    if set(options.postprocess) != {"none"}:
+        raise UserError("--postprocess is for detections; a segmentation model gives label maps")
+    if options.motion_file is not None:
+        raise UserError("--motion-file is for detections; a segmentation model gives label maps")
+
+
+def _setting(address: str, dataset: VideoDataset, options: EvaluateOptions) -> dict[str, Any]:
+    """What evaluations must have in common to be compared, and what they are called."""
+    names = "\n".join(video.name for video in dataset.videos)
+    motion = options.motion_file
+    return {
+        "dataset": address,
+        "videos": len(dataset.videos),
+        "names": hashlib.sha256(names.encode()).hexdigest(),
+        "iou": options.iou,
+        "score": options.score,
+        "motion": "tracks" if motion is None else {"file": motion.name, "sha256": sha256_of(motion)},
+    }
+
+
+def _stored(whole: VideoDataset, positions: Sequence[int], options: EvaluateOptions) -> dict[str, Results]:
+    """The stored detections by row, each read once so that a mistake is told before any work."""
+    rows: dict[str, Results] = {}
+    for path in options.results:
+        if path.resolve() == options.output.resolve():
+            raise UserError(f"{path} is read and would be written; choose another --output")
+        for name, of_video in read_results(path, whole, options.renamed, positions).items():
+            if name in rows:
+                raise UserError(f"several results are named {name}; rename a file or folder to tell them apart")
+            rows[name] = of_video
+            for place in range(len(positions)):
+                of_video(place)
+    return rows
 
 
 def prepare(folder: Path, index: Mapping[str, Any], options: EvaluateOptions) -> None:
@@ -121,24 +209,20 @@ def prepare(folder: Path, index: Mapping[str, Any], options: EvaluateOptions) ->
         if options.overwrite:
             for name in POSTPROCESSES:
                 shutil.rmtree(folder / name, ignore_errors=True)
-    for name in options.postprocess if options.model else ():
-        (folder / name).mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in options.postprocess if options.model else ():
+        (folder / name).mkdir(exist_ok=True)
     write_atomically(path, json.dumps(index, indent=1, ensure_ascii=False))
 
 
 def run_model(model: VideoModel, dataset: VideoDataset, options: EvaluateOptions) -> dict[str, float]:
     """Run the model over the videos that have no stored detections yet, and store theirs; what that took.
 
-    Of the boxes, those of the data set's classes are kept. Post-processing starts from all that the head scores, also
-    for the row without: its suppression is then done afterwards.
+    Of the boxes, those of the data set's classes are kept. Post-processing starts from what the head has before its own
+    suppression.
     """
     labels = class_map(model.classes, dataset, options.renamed)
-    _warn_of_unknown(dataset, labels)
-    suppression = POSTPROCESSES["none"]
-    if set(options.postprocess) != {"none"}:
-        head, suppression = model.head.unsuppressed()
-        model = with_parts(model, head=head)
+    linked = set(options.postprocess) != {"none"}
     done, worked, keys = 0, 0, 0
     with ProgressBar(Path(dataset.name).name, sum(len(video.frames) for video in dataset.videos)) as bar:
         for number, video in enumerate(dataset.videos):
@@ -146,11 +230,9 @@ def run_model(model: VideoModel, dataset: VideoDataset, options: EvaluateOptions
             done += len(video.frames)
             if all(path.exists() for path in paths.values()):
                 continue
-            run = detect_video(model, video, options.batch)
-            detections = relabelled(run.detections, labels)
+            run = detect_video(model, video, options.batch, unsuppressed=linked)
             for name, path in paths.items():
-                ready = suppression(detections) if name == "none" else apply(name, detections)
-                save(path, ready, count=run.frames, keys=run.keys, seconds=run.seconds)
+                save(path, run.after(name, labels), count=run.frames, keys=run.keys, seconds=run.seconds)
             worked += run.frames
             keys += run.keys
             bar.show(done, worked, keys)
@@ -158,20 +240,14 @@ def run_model(model: VideoModel, dataset: VideoDataset, options: EvaluateOptions
 
 
 def judge(
-    rows: Mapping[str, Results], dataset: VideoDataset, options: EvaluateOptions
+    rows: Mapping[str, Results], dataset: VideoDataset, truths: Truths, options: EvaluateOptions
 ) -> tuple[list[Row], list[dict[str, str]]]:
     """The measures of each set of detections; the worst frames of the first, drawn into OUTPUT/worst."""
-    motion = None
-    if options.motion_file is not None:
-        motion = by_video(read_motion(options.motion_file), dataset.videos)
     measures = {name: Measures(dataset.classes, iou=options.finds, score=options.score) for name in rows}
     worst = WorstFrames(options.worst, score=options.score)
     first = next(iter(rows))
-    for number, video in enumerate(dataset.videos):
-        try:
-            truth = Truth.of(video, None if motion is None else motion[number])
-        except UnreadableFrameError as error:
-            raise UserError(f"{video.name}: {error}") from None
+    for number in range(len(dataset.videos)):
+        truth = truths[number]
         for name, stored in rows.items():
             detections = stored(number)
             measures[name].add(detections, truth)
@@ -185,10 +261,6 @@ def _segmentation(
     model: VideoModel, dataset: VideoDataset, options: EvaluateOptions
 ) -> tuple[list[Row], dict[str, float]]:
     """mIoU of a segmentation model on the labelled frames; the pixels of each video are counted once and kept."""
-    if not dataset.mask_classes:
-        raise UserError(f"{dataset.name} has no masks, which a segmentation model is measured by")
-    if set(options.postprocess) != {"none"}:
-        raise UserError("--postprocess is for detections; a segmentation model gives label maps")
     classes = dataset.mask_classes
     if len(model.classes) != len(classes):
         raise UserError(
@@ -217,6 +289,7 @@ def _segmentation(
         pairs = l_pairs(model, dataset, options.l_pairs)
         measures["mIoU of l-pairs"] = pairs.mean
         measures |= {f"mIoU, key frame {o} before": value for o, value in enumerate(pairs.by_offset)}
+        measures["snippets too short"] = sum(pairs.skipped)
     by_class = {name: {"IoU": float(hits[c] / union[c])} for c, name in enumerate(classes) if union[c]}
     stored = [json.loads(path.read_text()) for path in files]
     frames, seconds = (sum(each[key] for each in stored) for key in ("frames", "seconds"))
@@ -277,22 +350,12 @@ def _warn_of_unknown(dataset: VideoDataset, labels: np.ndarray) -> None:
         )
 
 
-def _index(dataset: VideoDataset, options: EvaluateOptions, model: VideoModel) -> dict[str, Any]:
-    """What stored detections are of."""
-    return {
-        "classes": list(dataset.classes),
-        "videos": [video.name for video in dataset.videos],
-        "postprocess": list(options.postprocess),
-        "rename": options.renamed,
-    }
-
-
-def _described(model: VideoModel, options: EvaluateOptions) -> dict[str, Any]:
-    """The model, for the head of the results: what built it, and the SHA-256 of its files."""
-    files = [Path(name) for name in (options.model, options.weights) if name and Path(name).is_file()]
+def described(model: VideoModel, name: str, weights: str | None = None) -> dict[str, Any]:
+    """A model for the head of results: what built it, and the SHA-256 of its files."""
+    files = [Path(each) for each in (name, weights) if each and Path(each).is_file()]
     plain = json.loads(json.dumps(model.description, default=str))
     return {
-        "model": Path(options.model).name,
+        "model": Path(name).name,
         "method": plain.get("method"),
         "arguments": plain.get("arguments", {}),
         "sha256": {path.name: sha256_of(path) for path in files},

@@ -207,9 +207,11 @@ class TradeoffOptions:
     batch: Annotated[int, Parameter(help="frames computed together")] = 8
     device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto"
     output: Annotated[Path, Parameter(help="folder of the plot, tables and detections")] = Path("runs/tradeoff")
+    overwrite: Annotated[bool, Parameter(help="replace a measurement that exists")] = False
     resume: Annotated[bool, Parameter(help="go on with an interrupted measurement")] = False
 
     def __post_init__(self) -> None:
+        _one_way(self.overwrite, self.resume)
         for name in ("videos", "threads", "batch"):
             _at_least_one(name, getattr(self, name))
         for name, values in (("intervals", self.intervals), ("radii", self.radii)):

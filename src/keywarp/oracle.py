@@ -26,16 +26,17 @@ def oracle_schedule(
     truths: of each frame its boxes `[G, 4]` xyxy in its pixels, and labels `[G]`. Without objects a frame is no key
     frame. The model needs an aligner and key frames that come first in their segment (DFF, THP).
     """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     keys: list[int] = []
     memories: dict[int, Memory] = {}
     for i, (image, (boxes, labels)) in enumerate(zip(frames, truths, strict=True)):
         place = model.transform.place(*image.shape[:2])
-        current = Frame(model.transform(image)[None])
+        current = Frame(model.transform(image)[None].to(device))
 
         def score(output: StepOutput, place=place, boxes=boxes, labels=labels) -> float:  # type: ignore[no-untyped-def]
             (found,) = model.head(output.features, [place.resized])
             assert isinstance(found, Detections)
-            return _mean_ap(model.transform.restore(found, place), boxes, labels, iou)
+            return _mean_ap(model.transform.restore(found, place).cpu(), boxes, labels, iou)
 
         as_key = model.run(Step((i,), is_key=True, references=tuple(keys[-1:])), current, memories)
         if keys:

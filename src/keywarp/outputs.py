@@ -70,7 +70,7 @@ def plan(sources: Sequence[str], folder: Path, options: RunOptions, boxes: BoxOp
     boxes: None for a segmentation. Raises UserError when the folder cannot be written, a source would be overwritten,
     or results exist and neither `overwrite` nor `resume` was given.
     """
-    _check_writable(folder)
+    check_writable(folder)
     planned = []
     for source, name in zip(sources, _names(sources), strict=True):
         paths = Paths(
@@ -101,7 +101,8 @@ def _names(sources: Sequence[str]) -> list[str]:
     return names
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
+    """Nothing. Raises UserError where no such folder is there or can be made."""
     existing = folder.resolve()
     while not existing.exists():
         existing = existing.parent

@@ -4,38 +4,76 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+
+import numpy as np
 
 from keywarp.data.datasets import UnreadableFrameError, Video
 from keywarp.errors import InterruptedWorkError, UserError
+from keywarp.evaluation.results_files import relabelled
+from keywarp.interfaces import with_parts
 from keywarp.model import VideoModel
+from keywarp.postprocess import apply
 from keywarp.predictor import VideoPredictor
 from keywarp.progress import Timer
-from keywarp.structures import FrameResult, VideoDetections
+from keywarp.structures import Detections, FrameResult, VideoDetections
+
+LOWEST = 1e-3
+"""Score of the boxes that post-processing over time starts from (FGFA's authors)."""
 
 
-class VideoRun(NamedTuple):
-    """What a model found in a video, with the model's labels. seconds: of the model, without decoding."""
+@dataclass(frozen=True)
+class VideoRun:
+    """What a model found in a video, with the model's labels.
+
+    detections: as the head gives them. unsuppressed: those that post-processing over time starts from. seconds: of the
+    model, without reading the video.
+    """
 
     detections: VideoDetections
+    unsuppressed: VideoDetections
     frames: int
     keys: int
     seconds: float
 
+    def after(self, postprocess: str, labels: np.ndarray) -> VideoDetections:
+        """What a post-processing makes of them, with the data set's labels (`class_map`)."""
+        if postprocess == "none":
+            return relabelled(self.detections, labels)
+        return apply(postprocess, relabelled(self.unsuppressed, labels))
+
 
 def detect_video(
-    model: VideoModel, video: Video, batch: int, clock: Callable[[], float] = time.perf_counter
+    model: VideoModel,
+    video: Video,
+    batch: int,
+    *,
+    unsuppressed: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> VideoRun:
-    """Run a detector over an annotated video. Raises InterruptedWorkError where a frame cannot be read."""
+    """Run a detector over an annotated video.
+
+    unsuppressed: also keep what the head has before its suppression, where it can tell; that is then done here, outside
+    the seconds. Raises InterruptedWorkError where a frame cannot be read.
+    """
+    head, suppress = model.head.unsuppressed()
+    if unsuppressed:
+        model = with_parts(model, head=head)
     predictor, timer = VideoPredictor(model, batch=batch), Timer(clock)
-    found, keys = [], 0
+    own: list[Detections] = []
+    raw: list[Detections] = []
+    keys = 0
     for result in results(predictor, video, timer):
-        if result.detections is None:
+        found = result.detections
+        if found is None:
             raise UserError("the model gives label maps, the data set has boxes; give a detector")
-        found.append(result.detections)
+        if unsuppressed:
+            raw.append(found[found.scores >= LOWEST])
+            (found,) = suppress(VideoDetections.of([found])).by_frame(1)
+        own.append(found)
         keys += result.is_key
-    return VideoRun(VideoDetections.of(found), len(found), keys, timer.seconds["model"])
+    return VideoRun(VideoDetections.of(own), VideoDetections.of(raw), len(own), keys, timer.seconds["model"])
 
 
 def results(predictor: VideoPredictor, video: Video, timer: Timer) -> Iterator[FrameResult]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import statistics
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from keywarp.data.datasets import Video, VideoDataset
+from keywarp.benchmarking.timing import clock_for
+from keywarp.data.datasets import UnreadableFrameError, Video, VideoDataset
 from keywarp.data.reading import open_dataset, split_of
-from keywarp.errors import UserError
-from keywarp.evaluate import chosen, machine
+from keywarp.errors import InterruptedWorkError, UserError
+from keywarp.evaluate import Truths, chosen, described, machine, spread
 from keywarp.evaluation.measures import Measures
-from keywarp.evaluation.results_files import class_map, load, relabelled, save
-from keywarp.evaluation.truth import Truth
+from keywarp.evaluation.results_files import class_map, load, save
 from keywarp.figures import check_matplotlib
 from keywarp.files import write_atomically
 from keywarp.interfaces import with_parts
@@ -38,6 +38,7 @@ from keywarp.methods import METHODS
 from keywarp.model import VideoModel
 from keywarp.options import TradeoffOptions
 from keywarp.oracle import oracle_schedule
+from keywarp.outputs import check_writable
 from keywarp.postprocess import apply
 from keywarp.progress import ProgressBar
 from keywarp.running import detect_video
@@ -49,12 +50,16 @@ from keywarp.tradeoff_plot import ORACLE, PER_FRAME, Point, plot
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model at a setting; label, group, parameter and note as of `Point`. baseline: name of its per-frame one."""
+    """A model at a setting; label, group, parameter and note as of `Point`.
+
+    source: what `load` made it from. baseline: name of its per-frame one.
+    """
 
     label: str
     group: str
     parameter: float
     model: VideoModel
+    source: str
     baseline: str
     note: str = ""
 
@@ -66,7 +71,11 @@ class Candidate:
     @property
     def folder(self) -> str:
         """Its name as a folder's."""
-        return re.sub(r"[^\w.=+-]+", "_", self.name)
+        return _folder(self.name)
+
+
+def _folder(name: str) -> str:
+    return re.sub(r"[^\w.=+-]+", "_", name)
 
 
 def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
@@ -79,26 +88,35 @@ def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
             "--models must name weight files or models to measure, such as rfcn.safetensors dff.safetensors"
         )
     check_matplotlib()
+    check_writable(options.output)
     apply(options.postprocess, VideoDetections.of([]))  # whether it is known and can run
-    dataset = chosen(open_dataset(*split_of(address, "val")), options.videos)
+    Measures((), iou=options.finds)
+    whole = open_dataset(*split_of(address, "val"))
+    dataset = chosen(whole, spread(len(whole.videos), options.videos))
     torch.set_num_threads(options.threads)
     entries = list(candidates(options))
     twice = {e.folder for e in entries if [o.folder for o in entries].count(e.folder) > 1}
     if twice:
         raise UserError(f"several candidates are named {min(twice)}; give the files names that differ")
+    if options.oracle:
+        _check_labels(dataset)
+    clock, reads = clock_for(next(iter(entries[0].model.parameters()), torch.empty(0)).device, options.threads)
     setting = {
         "dataset": address,
-        "videos": len(dataset.videos),
-        "iou": options.iou,
+        "videos": [video.name for video in dataset.videos],
         "postprocess": options.postprocess,
-        "candidates": [e.name for e in entries],
+        "rename": options.renamed,
+        "candidates": {e.name: described(e.model, e.source) for e in entries},
+        "clock": reads,
+        "threads": options.threads,
+        "batch": options.batch,
     }
     labels = {e.baseline: class_map(e.model.classes, dataset, options.renamed) for e in entries}
     _prepare(options, setting)
-    _run(entries, labels, dataset, options)
+    _run(entries, labels, dataset, options, clock)
     points, rows = _points(entries, dataset, options)
     document = {
-        "setting": setting | machine() | {"clock": "CPU time" if options.threads == 1 else "wall time"},
+        "setting": setting | {"iou": options.iou} | machine(),
         "points": [asdict(point) for point in points],
         "rows": rows,
     }
@@ -121,14 +139,14 @@ def candidates(options: TradeoffOptions) -> Iterator[Candidate]:
         baseline = f"{title} {PER_FRAME}"
         wrapped = "detector" in takes
         frame = build(interval=1) if wrapped else build(method="rfcn")
-        yield Candidate(PER_FRAME, title, 1, frame, baseline, PER_FRAME)
+        yield Candidate(PER_FRAME, title, 1, frame, name, baseline, PER_FRAME)
         for parameter, values in _varied(takes, model, options):
-            for value in values:
+            for value in dict.fromkeys(values):
                 text = f"{SIGNS[parameter]}={value:g}"
                 twin = build(interval=int(value)) if wrapped else _rescheduled(model, **{parameter: value})
-                yield Candidate(text, title, value, twin, baseline)
+                yield Candidate(text, title, value, twin, name, baseline)
         if options.oracle and "interval" in takes and not wrapped and model.scheduler.latency == 0:
-            yield Candidate(ORACLE, title, 0, model, baseline, ORACLE)
+            yield Candidate(ORACLE, title, 0, model, name, baseline, ORACLE)
 
 
 def _title(name: str) -> str:
@@ -170,18 +188,28 @@ def _with_scheduler(model: VideoModel, scheduler: Scheduler) -> VideoModel:
 def _prepare(options: TradeoffOptions, setting: dict[str, Any]) -> None:
     path = options.output / "run.json"
     if path.exists():
-        if not options.resume:
-            raise UserError(f"{options.output} holds a measurement; go on with --resume or give another --output")
-        check_same(json.loads(path.read_text(encoding="utf-8")), setting, path)
+        if not (options.resume or options.overwrite):
+            raise UserError(
+                f"{options.output} holds a measurement; go on with --resume, replace it with --overwrite, or give "
+                "another --output"
+            )
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if options.resume:
+            check_same(kept, setting, path)
+        for folder in map(_folder, kept.get("candidates", ()) if options.overwrite else ()):
+            shutil.rmtree(options.output / folder, ignore_errors=True)
     options.output.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(setting, indent=1, ensure_ascii=False))
 
 
 def _run(
-    entries: Sequence[Candidate], labels: Mapping[str, np.ndarray], dataset: VideoDataset, options: TradeoffOptions
+    entries: Sequence[Candidate],
+    labels: Mapping[str, np.ndarray],
+    dataset: VideoDataset,
+    options: TradeoffOptions,
+    clock: Callable[[], float],
 ) -> None:
     """Run every candidate over every video that has no results yet; the order turns from video to video."""
-    clock = time.process_time if options.threads == 1 and not torch.cuda.is_available() else time.perf_counter
     total = sum(len(video.frames) for video in dataset.videos) * len(entries)
     done, worked, keys, warm = 0, 0, 0, False
     for e in entries:
@@ -196,24 +224,43 @@ def _run(
                     continue
                 if not warm:
                     warm = bool([detect_video(e.model, video, options.batch) for e in entries if e.note != ORACLE])
-                model = _scheduled_by_truth(entry.model, video) if entry.note == ORACLE else entry.model
-                run = detect_video(model, video, options.batch, clock)
-                found = apply(options.postprocess, relabelled(run.detections, labels[entry.baseline]))
-                save(path, found, count=run.frames, keys=run.keys, seconds=run.seconds)
+                model = (
+                    _scheduled_by_truth(entry.model, video, labels[entry.baseline])
+                    if entry.note == ORACLE
+                    else entry.model
+                )
+                linked = options.postprocess != "none"
+                run = detect_video(model, video, options.batch, unsuppressed=linked, clock=clock)
+                save(
+                    path,
+                    run.after(options.postprocess, labels[entry.baseline]),
+                    count=run.frames,
+                    keys=run.keys,
+                    seconds=run.seconds,
+                )
                 worked, keys = worked + run.frames, keys + run.keys
                 bar.show(done, worked, keys)
 
 
-def _scheduled_by_truth(model: VideoModel, video: Video) -> VideoModel:
-    """The model with the key frames that the ground truth chooses; every frame of the video must be labelled."""
-    if len(video.labelled) < len(video.frames):
-        raise UserError(f"{video.name} has frames without labels, which the oracle needs; leave --oracle out")
-    truths = []
-    for index in video.labelled:
-        truth = video.annotation(index)
-        truths.append((torch.from_numpy(truth.boxes), torch.from_numpy(truth.labels)))
-    pictures = (frame.image for frame in video.frames.stream())
-    return _with_scheduler(model, oracle_schedule(model, pictures, truths))
+def _check_labels(dataset: VideoDataset) -> None:
+    """Refuse, before any work, videos that the oracle cannot schedule."""
+    for video in dataset.videos:
+        if len(video.labelled) < len(video.frames):
+            raise UserError(f"{video.name} has frames without labels, which the oracle needs; leave --oracle out")
+
+
+def _scheduled_by_truth(model: VideoModel, video: Video, labels: np.ndarray) -> VideoModel:
+    """The model with the key frames that the ground truth chooses. labels: the data set's of each of the model's."""
+    try:
+        truths = []
+        for truth in map(video.annotation, video.labelled):
+            known = np.isin(truth.labels, labels)  # to the model
+            theirs = (truth.labels[known, None] == labels).argmax(axis=1)
+            truths.append((torch.from_numpy(truth.boxes[known]), torch.from_numpy(theirs)))
+        pictures = (frame.image for frame in video.frames.stream())
+        return _with_scheduler(model, oracle_schedule(model, pictures, truths))
+    except UnreadableFrameError as error:
+        raise InterruptedWorkError(f"{video.name}: {error}; mend it, then go on with --resume") from None
 
 
 def _file(options: TradeoffOptions, entry: Candidate, number: int) -> Path:
@@ -226,8 +273,9 @@ def _points(
     measures = {e.name: Measures(dataset.classes, iou=options.finds) for e in entries}
     speeds: dict[str, list[float]] = {e.name: [] for e in entries}  # milliseconds a frame, of each video
     keys, frames = dict.fromkeys(measures, 0.0), dict.fromkeys(measures, 0.0)
-    for number, video in enumerate(dataset.videos):
-        truth = Truth.of(video)
+    truths = Truths(dataset)
+    for number in range(len(dataset.videos)):
+        truth = truths[number]
         for e in entries:
             found, numbers = load(_file(options, e, number))
             measures[e.name].add(found, truth)

@@ -112,7 +112,7 @@ def detect_document(**changes):
     document = {
         "info": {},
         "categories": [{"id": 0, "name": "person"}, {"id": 4, "name": "Dog"}],
-        "images": [{"id": 0}, {"id": 1}],
+        "images": [{"id": 0}, {"id": 1}, {"id": 2}],
         "annotations": [
             {"id": 1, "image_id": 1, "category_id": 4, "bbox": [1, 2, 10, 20], "score": 0.5, "track_id": 8},
             {"id": 2, "image_id": 1, "category_id": 0, "bbox": [1, 2, 10, 20], "score": 0.5},
@@ -144,11 +144,31 @@ def test_files_of_detect_belong_to_the_videos_of_their_names(tmp_path, dataset):
         (["v1", "v2"], {"categories": [{"id": 4, "name": "dog"}]}, "category 0, which is not listed"),
         (["v1", "v2"], {"images": [{"id": 0}]}, "frame 1, which is not listed"),
         (["v1", "v2"], {"annotations": [{}]}, "an entry lacks 'image_id'"),
+        (["v1", "v2"], {"images": [{"id": 1}, {"id": 2}]}, "not of the whole video: frame 0"),
+        (["v1", "v2"], {"info": {"complete": False}}, "not of the whole video: its run was stopped"),
+        (["v1", "v2"], {"categories": [{"id": -1, "name": "dog"}]}, "category 4, which is not listed"),
+        (["v1", "v2"], {"info": None}, "not laid out as"),
         ([], {}, "holds no results"),
     ],
 )
 def test_malformed_files_of_detect_get_one_line(tmp_path, dataset, names, changes, message):
     refused(write_detect(tmp_path / "out", *names, **changes), dataset, message)
+
+
+def test_numbers_count_through_all_videos_where_some_are_wanted(tmp_path, dataset):
+    (tmp_path / "found.txt").write_text(TEXT)
+    (tmp_path / "found.json").write_text(json.dumps(coco_results(image_id=20)))
+    write_detect(tmp_path / "out", "v2")
+    for path, boxes in ((tmp_path / "found.txt", 1), (tmp_path / "found.json", 1), (tmp_path / "out", 1)):
+        results = read_results(path, dataset, {}, positions=[1]).popitem()[1]
+        assert len(results(0)) == boxes
+    refused(tmp_path / "out", dataset, "lacks 1 of the 2 videos")
+
+
+def test_renaming_is_for_results_that_name_their_classes(tmp_path, dataset):
+    (tmp_path / "found.txt").write_text(TEXT)
+    with pytest.raises(UserError, match="--rename is for results that name their classes"):
+        read_results(tmp_path / "found.txt", dataset, {"dog": "cat"})
 
 
 def test_other_files_are_refused(tmp_path, dataset):

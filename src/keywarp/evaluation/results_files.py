@@ -10,6 +10,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -17,7 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from keywarp.data.coco_vid import image_positions
-from keywarp.data.datasets import VideoDataset
+from keywarp.data.datasets import Video, VideoDataset
 from keywarp.errors import UserError, unknown
 from keywarp.structures import VideoDetections
 
@@ -53,26 +54,48 @@ def load(path: Path) -> tuple[VideoDetections, dict[str, float]]:
         raise UserError(f"{path} holds no detections of keywarp evaluate ({error}); evaluate anew") from None
 
 
-def read_results(path: Path, dataset: VideoDataset, rename: Mapping[str, str]) -> dict[str, Results]:
-    """Stored detections by a name for their row in a table. rename: class names of the results → of the data set.
+def read_results(
+    path: Path, dataset: VideoDataset, rename: Mapping[str, str], positions: Sequence[int] | None = None
+) -> dict[str, Results]:
+    """Stored detections by a name for their row in a table.
 
-    Raises UserError where the file is in no known layout, is of other classes, or lacks a video.
+    dataset: all of it, as ids and numbers of frames may count through it. rename: class names of the results → of the
+    data set. positions: of the videos that are wanted, by default all; `Results` take the place among these. Raises
+    UserError where the file is in no known layout, is of other classes, or lacks a video that is wanted.
     """
+    wanted = range(len(dataset.videos)) if positions is None else positions
+    found = _read(path, dataset, rename, wanted)
+
+    def of(results: Results) -> Results:
+        return lambda place: results(wanted[place])
+
+    return {name: of(results) for name, results in found.items()}
+
+
+def _read(path: Path, dataset: VideoDataset, rename: Mapping[str, str], wanted: Sequence[int]) -> dict[str, Results]:
     if not path.exists():
         raise UserError(f"no such results: {path}; give a file, or a folder of keywarp evaluate or detect")
     if path.is_dir():
         if (path / INDEX).is_file():
-            return _of_evaluate(path, dataset)
+            _check_no(rename)
+            return _of_evaluate(path, dataset, wanted)
         files = sorted(path.glob("*.json"))
         if not files:
             raise UserError(f"{path} holds no results; wanted a folder of keywarp evaluate, or JSON files of detect")
-        return {path.name: _of_detect(files, dataset, rename)}
+        return {path.name: _of_detect(files, dataset, rename, wanted)}
     if path.suffix == ".txt":
+        _check_no(rename)
         return {path.stem: _of_text(path, dataset)}
     document = _json(path)
     if isinstance(document, list):
+        _check_no(rename)
         return {path.stem: _of_coco(path, document, dataset)}
-    return {path.stem: _of_detect([path], dataset, rename)}
+    return {path.stem: _of_detect([path], dataset, rename, wanted)}
+
+
+def _check_no(rename: Mapping[str, str]) -> None:
+    if rename:
+        raise UserError("--rename is for results that name their classes, those of detect; leave it out")
 
 
 def class_map(found: Sequence[str], dataset: VideoDataset, rename: Mapping[str, str]) -> np.ndarray:
@@ -124,22 +147,24 @@ def _json(path: Path) -> Any:
         raise UserError(f"{path} is no valid JSON: {error}") from None
 
 
-def _of_evaluate(folder: Path, dataset: VideoDataset) -> dict[str, Results]:
+def _of_evaluate(folder: Path, dataset: VideoDataset, wanted: Sequence[int]) -> dict[str, Results]:
     index = _json(folder / INDEX)
     names = [video.name for video in dataset.videos]
     try:
         stored, classes, rows = index["videos"], index["classes"], index["postprocess"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / INDEX} was not written by keywarp evaluate (no {error})") from None
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{folder} holds no detections of keywarp evaluate; give the output of a run with --model"
+        ) from None
     if tuple(classes) != tuple(dataset.classes):
         raise UserError(f"{folder} is of other classes than {dataset.name}: {_some(classes)}")
     numbers = {name: number for number, name in enumerate(stored)}
-    _check_complete(folder, names, numbers)
+    _check_complete(folder, [names[video] for video in wanted], numbers)
 
     def results(row: str) -> Results:
         return lambda video: load(folder / row / f"{numbers[names[video]]:05d}.npz")[0]
 
-    return {row: results(row) for row in rows}
+    return {folder.name if row == "none" else f"{folder.name} {row}": results(row) for row in rows}
 
 
 def _check_complete(path: Path, wanted: Sequence[str], have: Mapping[str, Any]) -> None:
@@ -151,7 +176,9 @@ def _check_complete(path: Path, wanted: Sequence[str], have: Mapping[str, Any]) 
         )
 
 
-def _of_detect(files: Sequence[Path], dataset: VideoDataset, rename: Mapping[str, str]) -> Results:
+def _of_detect(
+    files: Sequence[Path], dataset: VideoDataset, rename: Mapping[str, str], wanted: Sequence[int]
+) -> Results:
     """JSON files of `detect`, each of the video whose file has its name."""
     by_name: dict[str, Path] = {}
     for file in files:
@@ -163,32 +190,36 @@ def _of_detect(files: Sequence[Path], dataset: VideoDataset, rename: Mapping[str
     twice = {name for name in stems if stems.count(name) > 1}
     if twice:
         raise UserError(f"{dataset.name} has several videos named {min(twice)}; results by file name do not tell them")
-    _check_complete(files[0].parent if len(files) > 1 else files[0], stems, by_name)
-    return lambda video: _detect_file(by_name[stems[video]], dataset, rename)
+    source = files[0].parent if len(files) > 1 else files[0]
+    _check_complete(source, [stems[video] for video in wanted], by_name)
+    return lambda video: _detect_file(by_name[stems[video]], dataset, dataset.videos[video], rename)
 
 
 def _stem(name: str) -> str:
     return Path(name).stem
 
 
-def _detect_file(path: Path, dataset: VideoDataset, rename: Mapping[str, str]) -> VideoDetections:
+def _detect_file(path: Path, dataset: VideoDataset, video: Video, rename: Mapping[str, str]) -> VideoDetections:
     document = _json(path)
     try:
         names = {int(each["id"]): str(each["name"]) for each in document["categories"]}
         rows, frames = document["annotations"], {image["id"] for image in document["images"]}
+        document["info"].get("complete")
         found = _columns(path, [(each["image_id"], each) for each in rows])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _not_laid_out(path, "a JSON file of keywarp detect", error) from None
-    ids = list(names)
-    strange = next((each for each in rows if each["category_id"] not in names), None)
-    if strange is not None:
-        raise UserError(f"{path}: a detection has category {strange['category_id']}, which is not listed")
-    strange = next((each for each in rows if each["image_id"] not in frames), None)
-    if strange is not None:
-        raise UserError(f"{path}: a detection is of frame {strange['image_id']}, which is not listed")
-    labels = np.full(max(ids, default=0) + 1, -1)
-    labels[ids] = class_map([names[i] for i in ids], dataset, rename)
-    return relabelled(found, labels)
+    for each in rows:
+        for kind, known, key in (("category", names, "category_id"), ("frame", frames, "image_id")):
+            if each[key] not in known:
+                raise UserError(f"{path}: a detection has {kind} {each[key]}, which is not listed")
+    absent = [index for index in video.labelled if index not in frames]
+    if absent or not document["info"].get("complete", True):
+        first = f"frame {absent[0]} of the data set is not in it" if absent else "its run was stopped"
+        raise UserError(f"{path} is not of the whole video: {first}; give results of all frames")
+    place = {number: place for place, number in enumerate(names)}
+    labels = class_map(list(names.values()), dataset, rename)
+    ours = replace(found, labels=np.array([place[number] for number in found.labels.tolist()], np.int64))
+    return relabelled(ours, labels)
 
 
 def _columns(path: Path, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> VideoDetections:

@@ -30,8 +30,6 @@ OBJECTS = 32
 """So many of a random choice are objects at most."""
 COPIES = 16
 """Moved copies of an image's true boxes that a random choice is made from too."""
-RAW_THRESHOLD = 1e-3
-"""Lowest score of the boxes that post-processing of whole videos starts from (FGFA's authors)."""
 BACKGROUND_WEIGHT = 0.1
 """Of a cell without object in the auxiliary loss."""
 
@@ -155,7 +153,6 @@ class ScoreMapsHead(TaskHead):
 
     def unsuppressed(self) -> tuple[TaskHead, Suppression]:
         raw = copy.copy(self)
-        raw.score_threshold = max(self.score_threshold, RAW_THRESHOLD)
         raw.nms_threshold, raw.max_detections = 1.0, sys.maxsize
         return raw, partial(suppress_frames, threshold=self.nms_threshold, keep=self.max_detections)
 
