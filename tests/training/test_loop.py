@@ -159,6 +159,16 @@ def test_parameter_groups():
     assert sum(size for (_, decay), size in found.items() if decay == 0) == vectors
 
 
+def test_rates_go_by_the_beginning_of_a_name_and_by_what_occurs_in_it():
+    config = replace(CONFIG, rates={"feature_network.": 0.1, "feature_network.layer4.": 0.5, ".offset.": 0.01})
+    assert config.share("head.cls.weight") == 1
+    assert config.share("feature_network.layer3.weight") == 0.1
+    assert config.share("feature_network.layer4.2.conv2.offset.weight") == pytest.approx(0.005)
+    assert config.share("head.offset.bias") == 0.01
+    names = [name for name, _ in METHODS["iff-f"](**(OPTIONS | {"backbone": "resnet-18"})).named_parameters()]
+    assert sum(".offset." in name for name in names) == 6
+
+
 def test_nothing_to_train_is_told():
     model = METHODS["dff"](**(OPTIONS | tiny_flow("dff", {}))).requires_grad_(False)
     with pytest.raises(UserError, match="nothing trains"):

@@ -19,7 +19,8 @@ class TrainConfig:
     rate_per_image: the learning rate is this times images_per_step. drops: steps after which it falls to `fall` of it.
     cosine: falls to zero along a cosine instead. warmup: steps over which the rate rises from `warmup_from` of itself.
     optimiser, momentum, weight_decay: AdamW has no momentum of its own here. Biases and norms are not decayed.
-    rates: factors on the rate of parameters by the beginning of their name, the longest fitting one counts.
+    rates: factors on the rate of parameters by the beginning of their name, the longest fitting one counts; and by
+        what they are called anywhere in it, for keys that begin with a dot.
     accumulate: a step's images are computed in so many parts. clip_norm: largest norm of the gradient.
     precision: bfloat16 where it is safe, or 32 bits. ema: decay of a running mean of the weights, which is then what is
     validated and kept; 0 = none.
@@ -103,6 +104,12 @@ class TrainConfig:
         if self.cosine:
             return rise * (1 + math.cos(math.pi * step / self.steps)) / 2
         return rise * self.fall ** sum(step >= drop for drop in self.drops)
+
+    def share(self, name: str) -> float:
+        """The factor on the rate of the parameter of this name, by `rates`."""
+        prefix = max((key for key in self.rates if name.startswith(key)), key=len, default="")
+        anywhere = (self.rates[key] for key in self.rates if key.startswith(".") and key in name)
+        return self.rates.get(prefix, 1.0) * math.prod(anywhere)
 
     def shortened(self, steps: int) -> TrainConfig:
         """The same course in another number of steps: warm-up and drops at the same shares of it."""

@@ -165,8 +165,7 @@ def build_optimiser(task: Task, config: TrainConfig) -> torch.optim.Optimizer:
     for name, parameter in task.network.named_parameters():
         if not parameter.requires_grad:
             continue
-        prefix = max((p for p in config.rates if name.startswith(p)), key=len, default=None)
-        share = 1.0 if prefix is None else config.rates[prefix]
+        share = config.share(name)
         decay = config.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((share, decay), []).append(parameter)
     if not groups:
