@@ -122,7 +122,7 @@ def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
     }
     write_atomically(options.output / "tradeoff.json", json.dumps(document, indent=1, ensure_ascii=False))
     for name in ("tradeoff.png", "tradeoff.html"):
-        plot(points, options.output / name, f"{address}, {len(dataset.videos)} videos")
+        plot(points, options.output / name, f"{Path(address).name}, {len(dataset.videos)} videos")
     _print(rows)
     print(options.output / "tradeoff.html")
     return points
