@@ -103,9 +103,9 @@ def test_two_clips_by_heart(name, tmp_path):
     # A third of THP's clips is computed anew as a whole, so the area stays.
     course = [row["loss"] - row.get("update_area", 0) for row in rows(tmp_path)]
     first, last = sum(course[:10]) / 10, sum(course[-10:]) / 10
-    # THP and PSLA come to a tenth and stay there (THP after 700 steps too, PSLA after 800), with their boxes right; of
-    # the forms without a frame's own features one box of the two may lie too far off.
-    hard = name.startswith(("thp", "psla"))
+    # THP, PSLA and what has deformable layers come to a tenth and stay there (THP after 700 steps too, PSLA after 800),
+    # with their boxes right; of the forms without a frame's own features one box of the two may lie too far off.
+    hard = name.startswith(("thp", "psla")) or "deformable" in options
     precision = validation(data, Processes("cpu"))(model.eval())["mAP"]
     print(f"{name}: {first:.2f} → {last:.2f}, AP {precision:.2f}")  # with -rP
     assert last < (0.2 if hard else 0.1) * first
