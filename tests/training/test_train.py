@@ -63,6 +63,15 @@ def train(data, output, method="rfcn", *more) -> int:
     return main(["train", method, *given, *more])
 
 
+def test_norms_are_fixed_where_trained_weights_come_first(detector, data, tmp_path, capsys):
+    assert read_description(detector / "model.safetensors")["training"]["config"]["frozen_norms"] is False
+    assert train(data, tmp_path / "on", "rfcn", "--init", str(detector / "model.safetensors")) == 0
+    assert read_description(tmp_path / "on/model.safetensors")["training"]["config"]["frozen_norms"] is True
+    assert "from random weights" not in capsys.readouterr().err
+    assert train(data, tmp_path / "new", "rfcn", "--steps", "1") == 0
+    assert "from random weights: all norms and stages train" in capsys.readouterr().err
+
+
 def test_a_run_leaves_weights_checkpoint_and_log(detector):
     files = {path.name for path in detector.iterdir()}
     assert files == {"best.safetensors", "model.safetensors", "last.ckpt", "log.jsonl", "tensorboard"}

@@ -39,6 +39,10 @@ def train(method: str, options: TrainOptions) -> None:
         torch.set_num_threads(options.threads)
     processes = Processes(options.device)
     config = configured(recipe(options.recipe, method, options.task), options)
+    scratch = not (options.init or options.init_backbone)
+    if scratch:
+        # Fixed norms normalise nothing before they have seen anything, and fixed stages would stay random.
+        config = replace(config, frozen_norms=False, frozen_stages=0)
     prepare(options.output, options.resume)
     datasets = open_data(options.data)
     held_out = _held_out(options, datasets)
@@ -59,6 +63,8 @@ def train(method: str, options: TrainOptions) -> None:
     if processes.rank == 0:
         say(f"{method} on {', '.join(options.data)}: {sum(len(d.videos) for d in datasets)} videos, {trained(model)}")
         say(plan_of(config))
+        if scratch:
+            say("from random weights: all norms and stages train (--init-backbone or --init starts from trained ones)")
     fit(run)
 
 
