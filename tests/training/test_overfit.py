@@ -64,8 +64,8 @@ ALIKE = {
 """Names that train the same composition as another here, where all parts train and flow networks are tiny."""
 ATTENTION_ALONE = ("psla-a", "psla-b", "psla-matchtrans-s", "psla-dense-s")
 """Without the Quality Net, which blends in a frame's own features."""
-ALWAYS = ("dff", "psla-c")
-"""Flow and attention, tested always; the others with `pytest -m long`, a minute or two each."""
+ALWAYS = ("dff",)
+"""Tested always; the others with `pytest -m long`, one to five minutes each."""
 
 
 NOT_LEARNT = pytest.mark.xfail(
