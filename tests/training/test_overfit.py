@@ -62,7 +62,7 @@ ALIKE = {
     "optflow-b": "fgfa",
 }
 """Names that train the same composition as another here, where all parts train and flow networks are tiny."""
-ATTENTION_ALONE = ("psla-a", "psla-b", "psla-matchtrans-s", "psla-dense-s")
+ATTENTION_ALONE = ("psla-a", "psla-b", "psla-dense-s")
 """Without the Quality Net, which blends in a frame's own features."""
 ALWAYS = ("dff",)
 """Tested always; the others with `pytest -m long`, one to five minutes each."""
@@ -103,10 +103,9 @@ def test_two_clips_by_heart(name, tmp_path):
     # A third of THP's clips is computed anew as a whole, so the area stays.
     course = [row["loss"] - row.get("update_area", 0) for row in rows(tmp_path)]
     first, last = sum(course[:10]) / 10, sum(course[-10:]) / 10
-    # THP, PSLA and what has deformable layers come to a tenth and stay there (THP after 700 steps too, PSLA after 800),
-    # with their boxes right; of the forms without a frame's own features one box of the two may lie too far off.
-    hard = name.startswith(("thp", "psla")) or "deformable" in options
+    # A tenth is what the moved copies of the true boxes leave, which are others in every step. Of the forms without a
+    # frame's own features one box of the two may lie too far off.
     precision = validation(data, Processes("cpu"))(model.eval())["mAP"]
     print(f"{name}: {first:.2f} → {last:.2f}, AP {precision:.2f}")  # with -rP
-    assert last < (0.2 if hard else 0.1) * first
+    assert last < 0.15 * first
     assert precision >= (0.75 if name in ATTENTION_ALONE else 1)
