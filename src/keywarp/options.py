@@ -99,7 +99,44 @@ def _one_way(overwrite: bool, resume: bool) -> None:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ModelOptions):
+class MeasureOptions:
+    """On which videos of a data set detections are measured, and by which rule."""
+
+    rename: Annotated[
+        tuple[str, ...], Parameter(help="the model's class = the data set's, cow=cattle …", consume_multiple=True)
+    ] = ()
+    iou: Annotated[str, Parameter(help="what finds an object: vid (ImageNet VID's rule) or an IoU")] = "vid"
+    videos: Annotated[int | None, Parameter(help="only so many, evenly spread")] = None
+
+    def __post_init__(self) -> None:
+        _at_least_one("videos", self.videos)
+        _ = self.finds, self.renamed
+
+    @property
+    def finds(self) -> float | Literal["vid"]:
+        """`iou` as a number, or "vid"."""
+        if self.iou == "vid":
+            return "vid"
+        try:
+            value = float(self.iou)
+        except ValueError:
+            value = 0.0
+        if not 0 < value <= 1:
+            raise UserError(f"--iou must be vid or a number above 0 and up to 1, got {self.iou!r}")
+        return value
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """`rename` as a dictionary."""
+        for each in self.rename:
+            if not re.fullmatch(r"[^=]+=[^=]+", each):
+                raise UserError(f"--rename takes MODELS=DATASETS, such as cow=cattle, got {each!r}")
+        return dict(each.split("=") for each in self.rename)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(ModelOptions, MeasureOptions):
     """What is measured on a data set, and how."""
 
     model: Annotated[str, Parameter(help="name or file of a model; or give --results")] = ""
@@ -116,16 +153,11 @@ class EvaluateOptions(ModelOptions):
         LIST,
         Parameter(help="none, seq-nms, seq-nms+; several give a row each"),
     ] = ("none",)
-    rename: Annotated[
-        tuple[str, ...], Parameter(help="the model's class = the data set's, cow=cattle …", consume_multiple=True)
-    ] = ()
-    iou: Annotated[str, Parameter(help="what finds an object: vid (ImageNet VID's rule) or an IoU")] = "vid"
     score: Annotated[float, Parameter(help="detections from here on count for steadiness, delay, worst frames")] = 0.5
     motion_file: Annotated[Path | None, Parameter(help="motion IoU of ImageNet VID's objects, .mat")] = None
     l_pairs: Annotated[
         int | None, Parameter(help="segmentation: also mIoU with key frames 0 … this − 1 frames before each label")
     ] = None
-    videos: Annotated[int | None, Parameter(help="only so many, evenly spread")] = None
     worst: Annotated[int, Parameter(help="so many of the worst frames are drawn")] = 12
     threads: Annotated[int | None, Parameter(help="of the networks on the CPU")] = None
     output: Annotated[Path, Parameter(help="folder of tables, pictures and detections")] = Path("runs/evaluate")
@@ -133,49 +165,19 @@ class EvaluateOptions(ModelOptions):
     resume: Annotated[bool, Parameter(help="go on with an interrupted evaluation")] = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        ModelOptions.__post_init__(self)
+        MeasureOptions.__post_init__(self)
         _one_way(self.overwrite, self.resume)
         if not 0 <= self.score <= 1:
             raise UserError(f"--score must be 0 to 1, got {self.score:g}")
-        _at_least_one("videos", self.videos)
         _at_least_one("l-pairs", self.l_pairs)
         if not self.postprocess:
             raise UserError("--postprocess needs a name: none, seq-nms, seq-nms+")
-        _ = self.finds, self.renamed
-
-    @property
-    def finds(self) -> float | Literal["vid"]:
-        """`iou` as a number, or "vid"."""
-        return _overlap(self.iou)
-
-    @property
-    def renamed(self) -> dict[str, str]:
-        """`rename` as a dictionary."""
-        return _pairs(self.rename)
-
-
-def _overlap(iou: str) -> float | Literal["vid"]:
-    if iou == "vid":
-        return "vid"
-    try:
-        value = float(iou)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise UserError(f"--iou must be vid or a number above 0 and up to 1, got {iou!r}")
-    return value
-
-
-def _pairs(rename: tuple[str, ...]) -> dict[str, str]:
-    for each in rename:
-        if not re.fullmatch(r"[^=]+=[^=]+", each):
-            raise UserError(f"--rename takes MODELS=DATASETS, such as cow=cattle, got {each!r}")
-    return dict(each.split("=") for each in rename)
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TradeoffOptions:
+class TradeoffOptions(MeasureOptions):
     """What is measured against each other."""
 
     models: Annotated[
@@ -198,11 +200,6 @@ class TradeoffOptions:
     )
     oracle: Annotated[bool, Parameter(help="also the key frames that ground truth would choose")] = False
     postprocess: Annotated[str, Parameter(help="none, seq-nms, seq-nms+")] = "none"
-    rename: Annotated[
-        tuple[str, ...], Parameter(help="the model's class = the data set's, cow=cattle …", consume_multiple=True)
-    ] = ()
-    iou: Annotated[str, Parameter(help="what finds an object: vid (ImageNet VID's rule) or an IoU")] = "vid"
-    videos: Annotated[int | None, Parameter(help="only so many, evenly spread")] = None
     threads: Annotated[int, Parameter(help="1: CPU time is measured; more: wall time")] = 1
     batch: Annotated[int, Parameter(help="frames computed together")] = 8
     device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto"
@@ -211,23 +208,13 @@ class TradeoffOptions:
     resume: Annotated[bool, Parameter(help="go on with an interrupted measurement")] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _one_way(self.overwrite, self.resume)
-        for name in ("videos", "threads", "batch"):
+        for name in ("threads", "batch"):
             _at_least_one(name, getattr(self, name))
         for name, values in (("intervals", self.intervals), ("radii", self.radii)):
             if min(values, default=1) < 1:
                 raise UserError(f"--{name} must be 1 or more, got {list(values)}")
-        _ = self.finds, self.renamed
-
-    @property
-    def finds(self) -> float | Literal["vid"]:
-        """`iou` as a number, or "vid"."""
-        return _overlap(self.iou)
-
-    @property
-    def renamed(self) -> dict[str, str]:
-        """`rename` as a dictionary."""
-        return _pairs(self.rename)
 
 
 @Parameter(name="*")
