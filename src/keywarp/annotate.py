@@ -54,7 +54,7 @@ def detect(
     source: as for `open_video`. batch: frames computed together; a live source always takes 1. start, stop, stride:
     every stride-th of the frames start … stop − 1. Raises UserError when the source cannot be read.
     """
-    with open_video(source, start=start, stop=stop, stride=stride, motion=_uses_motion(model)) as video:
+    with open_video(source, start=start, stop=stop, stride=stride, motion=model.uses_codec_motion) as video:
         yield from VideoPredictor(model, batch=1 if video.is_live else batch).run(video)
 
 
@@ -131,7 +131,7 @@ class Run:
         """Results of one source in its files; a summary is printed. Raises UserError or InterruptedWorkError."""
         options, timer, began = self.options, Timer(), time.perf_counter()
         start, end = options.span
-        motion = _uses_motion(self.model)
+        motion = self.model.uses_codec_motion
         with open_video(source, start=start, stop=end, stride=options.stride, motion=motion) as video:
             header = self._header(video)
             if options.resume and video.is_live and paths.journal.exists():
@@ -284,10 +284,6 @@ def _next(video: VideoSource, done: int) -> VideoFrame | None:
         return next(video, None)
     except (OSError, av.error.FFmpegError) as error:
         raise InterruptedWorkError(f"reading {video.name} broke off after {done} finished frames: {error}") from error
-
-
-def _uses_motion(model: VideoModel) -> bool:
-    return bool(getattr(model.aligner, "uses_codec_motion", False))
 
 
 def _timed(model: VideoModel, timer: Timer) -> VideoModel:

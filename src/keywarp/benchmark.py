@@ -8,7 +8,6 @@ several threads it is wall time.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from keywarp.benchmarking.peak_memory import peak_of
 from keywarp.benchmarking.pictures import Pictures, pictures
 from keywarp.benchmarking.plot import plot as draw
 from keywarp.benchmarking.timing import REST, Clock, clock_for, in_order, part_times
-from keywarp.doctor import cpu_name
+from keywarp.doctor import machine
 from keywarp.errors import UserError
 from keywarp.figures import check_figure
 from keywarp.files import write_atomically
@@ -224,8 +223,7 @@ def _linking(entries: Sequence[Candidate], name: str) -> tuple[str, Postprocess]
 
 
 def _machine(device: torch.device) -> str:
-    cpu = f"{cpu_name()}, {os.cpu_count()} cores"
-    return f"{torch.cuda.get_device_name(device)}, {cpu}" if device.type == "cuda" else cpu
+    return f"{torch.cuda.get_device_name(device)}, {machine()}" if device.type == "cuda" else machine()
 
 
 def print_tables(rows: Sequence[Row], setting: Mapping[str, object]) -> None:

@@ -133,6 +133,11 @@ def _has(codec: str, mode: str) -> bool:
     return True
 
 
+def machine() -> str:
+    """Processor and cores, for the head of figures."""
+    return f"{cpu_name()}, {os.cpu_count()} cores"
+
+
 def cpu_name() -> str:
     """The processor, as the system names it."""
     try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,14 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from keywarp.allocation import keep_freed_memory
-from keywarp.data.datasets import UnreadableFrameError, VideoDataset
+from keywarp.data.datasets import UnreadableFrameError, VideoDataset, spread
 from keywarp.data.reading import open_dataset, split_of
-from keywarp.doctor import cpu_name
+from keywarp.doctor import machine
 from keywarp.errors import UserError
 from keywarp.evaluation.measures import Measures, Row
 from keywarp.evaluation.motion_file import by_video, read_motion
-from keywarp.evaluation.results_files import INDEX, Results, class_map, load, read_results, save
-from keywarp.evaluation.segmentation import confusion, l_pairs, mean_iou
+from keywarp.evaluation.results_files import Results, class_map, file_of, load, read_results, save
+from keywarp.evaluation.segmentation import class_iou, confusion, l_pairs, mean_iou
 from keywarp.evaluation.truth import Truth
 from keywarp.evaluation.worst import WorstFrames
 from keywarp.figures import check_matplotlib
@@ -35,16 +33,16 @@ from keywarp.loading import load as load_model
 from keywarp.model import VideoModel
 from keywarp.networks.weight_files import sha256_of
 from keywarp.options import EvaluateOptions
-from keywarp.outputs import check_writable
-from keywarp.postprocess import POSTPROCESSES, apply
+from keywarp.outputs import check_writable, claim
+from keywarp.postprocess import apply
 from keywarp.predictor import VideoPredictor
 from keywarp.progress import ProgressBar, Timer
 from keywarp.report import draw_worst, shown, write_report
 from keywarp.running import detect_video, results
-from keywarp.sinks import check_same
 from keywarp.structures import VideoDetections
 
 DOCUMENT = "evaluation.json"
+WHAT = "an evaluation"
 
 
 def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
@@ -66,6 +64,7 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
     pictures: list[dict[str, str]] = []
     run: dict[str, float] = {}
     setting = _setting(address, dataset, options)
+    anew = {"overwrite": options.overwrite, "resume": options.resume}
     if options.model:
         model = load_model(options.model, **options.choices)
         setting |= {"model": described(model, options.model, options.weights)}
@@ -75,7 +74,7 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
         index |= {"postprocess": list(options.postprocess), "rename": options.renamed, "setting": setting}
         if not segments:
             _warn_of_unknown(dataset, class_map(model.classes, dataset, options.renamed))
-        prepare(options.output, index, options)
+        claim(options.output, index, options.postprocess, what=WHAT, **anew)
         if segments:
             rows, run = _segmentation(model, dataset, options)
         else:
@@ -85,10 +84,10 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
     else:
         stored = _stored(whole, positions, options)
         setting |= {"results": [str(path) for path in options.results], "postprocess": list(options.postprocess)}
-        prepare(options.output, {"setting": setting}, options)
+        claim(options.output, {"setting": setting}, (), what=WHAT, **anew)
         rows, pictures = judge(_postprocessed(stored, options.postprocess), dataset, truths, options)
     document = {
-        "setting": setting | run | machine(),
+        "setting": setting | run | made_by(),
         "rows": [row.as_json() for row in rows],
         "worst": pictures,
     }
@@ -117,13 +116,6 @@ class Truths:
             raise UserError(f"{video.name}: {error}") from None
         except ValueError as error:
             raise UserError(str(error)) from None
-
-
-def spread(videos: int, count: int | None) -> list[int]:
-    """Positions of so many of the videos, evenly spread; of all for None."""
-    if count is None or count >= videos:
-        return list(range(videos))
-    return [int(p) for p in np.linspace(0, videos - 1, count)]
 
 
 def chosen(dataset: VideoDataset, positions: Sequence[int]) -> VideoDataset:
@@ -195,26 +187,6 @@ def _stored(whole: VideoDataset, positions: Sequence[int], options: EvaluateOpti
     return rows
 
 
-def prepare(folder: Path, index: Mapping[str, Any], options: EvaluateOptions) -> None:
-    """Make the folder ready, with what its detections are of. Raises UserError where it holds something else."""
-    path = folder / INDEX
-    if path.exists() or (folder / DOCUMENT).exists():
-        if not (options.overwrite or options.resume):
-            raise UserError(
-                f"{folder} holds an evaluation; go on with --resume, replace it with --overwrite, or give another "
-                "--output"
-            )
-        if options.resume and path.exists():
-            check_same(json.loads(path.read_text(encoding="utf-8")), index, path)
-        if options.overwrite:
-            for name in POSTPROCESSES:
-                shutil.rmtree(folder / name, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in options.postprocess if options.model else ():
-        (folder / name).mkdir(exist_ok=True)
-    write_atomically(path, json.dumps(index, indent=1, ensure_ascii=False))
-
-
 def run_model(model: VideoModel, dataset: VideoDataset, options: EvaluateOptions) -> dict[str, float]:
     """Run the model over the videos that have no stored detections yet, and store theirs; what that took.
 
@@ -226,7 +198,7 @@ def run_model(model: VideoModel, dataset: VideoDataset, options: EvaluateOptions
     done, worked, keys = 0, 0, 0
     with ProgressBar(Path(dataset.name).name, sum(len(video.frames) for video in dataset.videos)) as bar:
         for number, video in enumerate(dataset.videos):
-            paths = {name: _file(options.output / name, number) for name in options.postprocess}
+            paths = {name: file_of(options.output / name, number) for name in options.postprocess}
             done += len(video.frames)
             if all(path.exists() for path in paths.values()):
                 continue
@@ -236,7 +208,7 @@ def run_model(model: VideoModel, dataset: VideoDataset, options: EvaluateOptions
             worked += run.frames
             keys += run.keys
             bar.show(done, worked, keys)
-    return _run_summary([_file(options.output / options.postprocess[0], n) for n in range(len(dataset.videos))])
+    return _run_summary([file_of(options.output / options.postprocess[0], n) for n in range(len(dataset.videos))])
 
 
 def judge(
@@ -282,15 +254,14 @@ def _segmentation(
                 write_atomically(path, json.dumps({"counts": counts.tolist(), "frames": frames, "seconds": seconds}))
             total += np.array(json.loads(path.read_text())["counts"])
             bar.show(number + 1, number + 1, 0)
-    hits = np.diag(total)
-    union = total.sum(axis=0) + total.sum(axis=1) - hits
-    measures = {"mIoU": mean_iou(total), "pixel accuracy": float(hits.sum() / max(total.sum(), 1))}
+    measures = {"mIoU": mean_iou(total), "pixel accuracy": float(np.diag(total).sum() / max(total.sum(), 1))}
     if options.l_pairs is not None:
         pairs = l_pairs(model, dataset, options.l_pairs)
         measures["mIoU of l-pairs"] = pairs.mean
         measures |= {f"mIoU, key frame {o} before": value for o, value in enumerate(pairs.by_offset)}
         measures["snippets too short"] = sum(pairs.skipped)
-    by_class = {name: {"IoU": float(hits[c] / union[c])} for c, name in enumerate(classes) if union[c]}
+    overlaps = zip(classes, class_iou(total).tolist(), strict=True)
+    by_class = {name: {"IoU": value} for name, value in overlaps if not np.isnan(value)}
     stored = [json.loads(path.read_text()) for path in files]
     frames, seconds = (sum(each[key] for each in stored) for key in ("frames", "seconds"))
     run = {"frames": frames, "frames_per_second": round(frames / max(seconds, 1e-9), 2)}
@@ -309,11 +280,7 @@ def print_rows(rows: Sequence[Row]) -> None:
 
 
 def _kept(folder: Path) -> Results:
-    return lambda video: load(_file(folder, video))[0]
-
-
-def _file(folder: Path, number: int) -> Path:
-    return folder / f"{number:05d}.npz"
+    return lambda video: load(file_of(folder, video))[0]
 
 
 def _postprocessed(stored: Mapping[str, Results], names: Sequence[str]) -> dict[str, Results]:
@@ -362,10 +329,10 @@ def described(model: VideoModel, name: str, weights: str | None = None) -> dict[
     }
 
 
-def machine() -> dict[str, Any]:
+def made_by() -> dict[str, Any]:
     """Where figures were made, and with what."""
     return {
-        "machine": f"{cpu_name()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("keywarp", "torch", "numpy")},

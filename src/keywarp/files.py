@@ -1,9 +1,23 @@
-"""Files that are whole or absent."""
+"""Files that are whole or absent, and JSON."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
+
+from keywarp.errors import UserError
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises UserError."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is no valid JSON: {error}") from None
 
 
 def write_atomically(path: Path, text: str) -> None:

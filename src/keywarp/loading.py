@@ -10,12 +10,14 @@ import torch
 
 from keywarp.adapters import Parts
 from keywarp.errors import UserError, unknown
+from keywarp.interfaces import with_parts
 from keywarp.methods import METHODS, Networks, wrap
 from keywarp.model import VideoModel
 from keywarp.networks.description import check_normalisation
 from keywarp.networks.resnet import for_inference
 from keywarp.networks.sharing import find, is_address, pull, pulled
 from keywarp.networks.weight_files import load_weights, read_description
+from keywarp.scheduling import Scheduler
 
 
 def load(
@@ -130,6 +132,21 @@ def options_of(method: str) -> set[str]:
     """The names of a method's arguments."""
     own = set(signature(METHODS[method]).parameters)
     return own - {"networks"} | set(Networks.__annotations__) if "networks" in own else own
+
+
+def with_scheduler(model: VideoModel, scheduler: Scheduler) -> VideoModel:
+    """The same model, weights shared, under another scheduler."""
+    twin = with_parts(model)
+    twin.scheduler = scheduler
+    return twin
+
+
+def rescheduled(model: VideoModel, **changes: Any) -> VideoModel:
+    """The same weights under the scheduler that the model's method has with these arguments changed."""
+    description = model.description
+    with torch.device("meta"):
+        bare = METHODS[description["method"]](**(description["arguments"] | changes))
+    return with_scheduler(model, bare.scheduler)
 
 
 def _known(method: str, options: dict[str, Any], live: bool) -> dict[str, Any]:

@@ -82,6 +82,11 @@ class VideoModel(nn.Module):
         self.description = dict(description or {})
         self.half_precision: bool = False  # the predictor runs the networks under bfloat16 autocast
 
+    @property
+    def uses_codec_motion(self) -> bool:
+        """Whether the aligner reads the codec's motion, which a video is then to be opened with."""
+        return bool(getattr(self.aligner, "uses_codec_motion", False))
+
     def run(
         self,
         step: Step,

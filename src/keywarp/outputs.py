@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,6 +19,8 @@ from PIL import Image
 from keywarp.data.video import VideoSource
 from keywarp.data.video_writer import VideoWriter
 from keywarp.errors import InterruptedWorkError, UserError
+from keywarp.evaluation.results_files import INDEX
+from keywarp.files import read_json, write_atomically
 from keywarp.options import BoxOptions, RunOptions
 from keywarp.sinks import (
     Journal,
@@ -110,6 +114,30 @@ def check_writable(folder: Path) -> None:
         raise UserError(
             f"cannot write in {folder}: {existing} is no folder that can be written; choose another --output"
         )
+
+
+def claim(
+    folder: Path, index: Mapping[str, Any], parts: Sequence[str], *, what: str, overwrite: bool, resume: bool
+) -> None:
+    """Make a folder ready for measured results: its `parts` are made, and `index` says what they are of.
+
+    what: the results' name in messages. Raises UserError where it holds some, and neither `overwrite` (which removes
+    them) nor `resume` (which wants the same index) was given.
+    """
+    path = folder / INDEX
+    if path.exists():
+        if not (overwrite or resume):
+            raise UserError(
+                f"{folder} holds {what}; go on with --resume, replace it with --overwrite, or give another --output"
+            )
+        kept = read_json(path)
+        if resume:
+            check_same(kept, index, path)
+        for part in kept.get("parts", ()) if overwrite else ():
+            shutil.rmtree(folder / Path(part).name, ignore_errors=True)
+    for each in (folder, *(folder / part for part in parts)):
+        each.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({"parts": list(parts), **index}, indent=1, ensure_ascii=False))
 
 
 def _check_free(paths: Paths, source: str, options: RunOptions) -> None:

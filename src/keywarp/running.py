@@ -57,8 +57,8 @@ def detect_video(
     unsuppressed: also keep what the head has before its suppression, where it can tell; that is then done here, outside
     the seconds. Raises InterruptedWorkError where a frame cannot be read.
     """
-    head, suppress = model.head.unsuppressed()
     if unsuppressed:
+        head, suppress = model.head.unsuppressed()
         model = with_parts(model, head=head)
     predictor, timer = VideoPredictor(model, batch=batch), Timer(clock)
     own: list[Detections] = []
@@ -78,7 +78,7 @@ def detect_video(
 
 def results(predictor: VideoPredictor, video: Video, timer: Timer) -> Iterator[FrameResult]:
     """The results of all its frames, one by one; the model's time goes to the timer's part "model"."""
-    stream = video.frames.stream(motion=bool(getattr(predictor.model.aligner, "uses_codec_motion", False)))
+    stream = video.frames.stream(motion=predictor.model.uses_codec_motion)
     try:
         while chunk := list(islice(stream, predictor.batch)):
             with timer("model"):

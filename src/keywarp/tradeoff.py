@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,27 +22,23 @@ from rich.console import Console
 from rich.table import Table
 
 from keywarp.benchmarking.timing import clock_for
-from keywarp.data.datasets import UnreadableFrameError, Video, VideoDataset
+from keywarp.data.datasets import UnreadableFrameError, Video, VideoDataset, spread
 from keywarp.data.reading import open_dataset, split_of
 from keywarp.errors import InterruptedWorkError, UserError
-from keywarp.evaluate import Truths, chosen, described, machine, spread
+from keywarp.evaluate import Truths, chosen, described, made_by
 from keywarp.evaluation.measures import Measures
-from keywarp.evaluation.results_files import class_map, load, save
+from keywarp.evaluation.results_files import class_map, file_of, load, save
 from keywarp.figures import check_matplotlib
 from keywarp.files import write_atomically
-from keywarp.interfaces import with_parts
 from keywarp.loading import load as load_model
-from keywarp.loading import options_of
-from keywarp.methods import METHODS
+from keywarp.loading import options_of, rescheduled, with_scheduler
 from keywarp.model import VideoModel
 from keywarp.options import TradeoffOptions
 from keywarp.oracle import oracle_schedule
-from keywarp.outputs import check_writable
+from keywarp.outputs import check_writable, claim
 from keywarp.postprocess import apply
 from keywarp.progress import ProgressBar
 from keywarp.running import detect_video
-from keywarp.scheduling import Scheduler
-from keywarp.sinks import check_same
 from keywarp.structures import VideoDetections
 from keywarp.tradeoff_plot import ORACLE, PER_FRAME, Point, plot
 
@@ -71,11 +66,7 @@ class Candidate:
     @property
     def folder(self) -> str:
         """Its name as a folder's."""
-        return _folder(self.name)
-
-
-def _folder(name: str) -> str:
-    return re.sub(r"[^\w.=+-]+", "_", name)
+        return re.sub(r"[^\w.=+-]+", "_", self.name)
 
 
 def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
@@ -112,11 +103,13 @@ def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
         "batch": options.batch,
     }
     labels = {e.baseline: class_map(e.model.classes, dataset, options.renamed) for e in entries}
-    _prepare(options, setting)
+    folders = [e.folder for e in entries]
+    anew = {"overwrite": options.overwrite, "resume": options.resume}
+    claim(options.output, setting, folders, what="a measurement", **anew)
     _run(entries, labels, dataset, options, clock)
     points, rows = _points(entries, dataset, options)
     document = {
-        "setting": setting | {"iou": options.iou} | machine(),
+        "setting": setting | {"iou": options.iou} | made_by(),
         "points": [asdict(point) for point in points],
         "rows": rows,
     }
@@ -143,7 +136,7 @@ def candidates(options: TradeoffOptions) -> Iterator[Candidate]:
         for parameter, values in _varied(takes, model, options):
             for value in dict.fromkeys(values):
                 text = f"{SIGNS[parameter]}={value:g}"
-                twin = build(interval=int(value)) if wrapped else _rescheduled(model, **{parameter: value})
+                twin = build(interval=int(value)) if wrapped else rescheduled(model, **{parameter: value})
                 yield Candidate(text, title, value, twin, name, baseline)
         if options.oracle and "interval" in takes and not wrapped and model.scheduler.latency == 0:
             yield Candidate(ORACLE, title, 0, model, name, baseline, ORACLE)
@@ -171,37 +164,6 @@ def _varied(takes: set[str], model: VideoModel, options: TradeoffOptions) -> Ite
         yield "interval", [n for n in options.intervals if n > 1]
 
 
-def _rescheduled(model: VideoModel, **changes: Any) -> VideoModel:
-    """The same weights under the scheduler that its method has with other arguments."""
-    description = model.description
-    with torch.device("meta"):
-        bare = METHODS[description["method"]](**(description["arguments"] | changes))
-    return _with_scheduler(model, bare.scheduler)
-
-
-def _with_scheduler(model: VideoModel, scheduler: Scheduler) -> VideoModel:
-    twin = with_parts(model)
-    twin.scheduler = scheduler
-    return twin
-
-
-def _prepare(options: TradeoffOptions, setting: dict[str, Any]) -> None:
-    path = options.output / "run.json"
-    if path.exists():
-        if not (options.resume or options.overwrite):
-            raise UserError(
-                f"{options.output} holds a measurement; go on with --resume, replace it with --overwrite, or give "
-                "another --output"
-            )
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if options.resume:
-            check_same(kept, setting, path)
-        for folder in map(_folder, kept.get("candidates", ()) if options.overwrite else ()):
-            shutil.rmtree(options.output / folder, ignore_errors=True)
-    options.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(setting, indent=1, ensure_ascii=False))
-
-
 def _run(
     entries: Sequence[Candidate],
     labels: Mapping[str, np.ndarray],
@@ -210,36 +172,27 @@ def _run(
     clock: Callable[[], float],
 ) -> None:
     """Run every candidate over every video that has no results yet; the order turns from video to video."""
-    total = sum(len(video.frames) for video in dataset.videos) * len(entries)
-    done, worked, keys, warm = 0, 0, 0, False
-    for e in entries:
-        (options.output / e.folder).mkdir(exist_ok=True)
+    turns = [
+        (number, entries[(turn + number) % len(entries)])
+        for number in range(len(dataset.videos))
+        for turn in range(len(entries))
+    ]
+    left = [(n, e) for n, e in turns if not file_of(options.output / e.folder, n).exists()]
+    for e in entries if left else ():
+        if e.note != ORACLE:  # its model is one of the others'
+            detect_video(e.model, dataset.videos[left[0][0]], options.batch)  # warms up
+    frames = [len(video.frames) for video in dataset.videos]
+    total = sum(frames) * len(entries)
+    worked, keys, before = 0, 0, total - sum(frames[n] for n, _ in left)
     with ProgressBar(f"{len(entries)} candidates", total) as bar:
-        for number, video in enumerate(dataset.videos):
-            for turn in range(len(entries)):
-                entry = entries[(turn + number) % len(entries)]
-                path = _file(options, entry, number)
-                done += len(video.frames)
-                if path.exists():
-                    continue
-                if not warm:
-                    warm = bool([detect_video(e.model, video, options.batch) for e in entries if e.note != ORACLE])
-                model = (
-                    _scheduled_by_truth(entry.model, video, labels[entry.baseline])
-                    if entry.note == ORACLE
-                    else entry.model
-                )
-                linked = options.postprocess != "none"
-                run = detect_video(model, video, options.batch, unsuppressed=linked, clock=clock)
-                save(
-                    path,
-                    run.after(options.postprocess, labels[entry.baseline]),
-                    count=run.frames,
-                    keys=run.keys,
-                    seconds=run.seconds,
-                )
-                worked, keys = worked + run.frames, keys + run.keys
-                bar.show(done, worked, keys)
+        for number, entry in left:
+            video, ours = dataset.videos[number], labels[entry.baseline]
+            model = _scheduled_by_truth(entry.model, video, ours) if entry.note == ORACLE else entry.model
+            run = detect_video(model, video, options.batch, unsuppressed=options.postprocess != "none", clock=clock)
+            numbers = {"count": run.frames, "keys": run.keys, "seconds": run.seconds}
+            save(file_of(options.output / entry.folder, number), run.after(options.postprocess, ours), **numbers)
+            worked, keys = worked + run.frames, keys + run.keys
+            bar.show(before + worked, worked, keys)
 
 
 def _check_labels(dataset: VideoDataset) -> None:
@@ -258,13 +211,9 @@ def _scheduled_by_truth(model: VideoModel, video: Video, labels: np.ndarray) -> 
             theirs = (truth.labels[known, None] == labels).argmax(axis=1)
             truths.append((torch.from_numpy(truth.boxes[known]), torch.from_numpy(theirs)))
         pictures = (frame.image for frame in video.frames.stream())
-        return _with_scheduler(model, oracle_schedule(model, pictures, truths))
+        return with_scheduler(model, oracle_schedule(model, pictures, truths))
     except UnreadableFrameError as error:
         raise InterruptedWorkError(f"{video.name}: {error}; mend it, then go on with --resume") from None
-
-
-def _file(options: TradeoffOptions, entry: Candidate, number: int) -> Path:
-    return options.output / entry.folder / f"{number:05d}.npz"
 
 
 def _points(
@@ -277,7 +226,7 @@ def _points(
     for number in range(len(dataset.videos)):
         truth = truths[number]
         for e in entries:
-            found, numbers = load(_file(options, e, number))
+            found, numbers = load(file_of(options.output / e.folder, number))
             measures[e.name].add(found, truth)
             speeds[e.name].append(1000 * numbers["seconds"] / max(numbers["count"], 1))
             keys[e.name] += numbers["keys"]

@@ -174,7 +174,9 @@ def test_mistakes_are_one_line(arguments, message, data, tmp_path, capsys):
 def test_a_folder_with_a_run_is_not_written_over(detector, data, capsys):
     assert train(data, detector) == 2
     assert "holds a training run; --resume goes on with it" in capsys.readouterr().err
+    before = read_description(detector / "model.safetensors")
     assert train(data, detector, "rfcn", "--resume") == 0
+    assert read_description(detector / "model.safetensors") == before
 
 
 def test_other_classes_are_told(data, tmp_path, capsys):

@@ -9,13 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from keywarp.alignment.flownet import FLOW_NETWORKS
 from keywarp.errors import UserError, unknown
-from keywarp.interfaces import with_parts
 from keywarp.listing import cost
-from keywarp.loading import load, options_of
+from keywarp.loading import load, options_of, rescheduled
 from keywarp.methods import FLOWS, METHODS
 from keywarp.model import VideoModel
 from keywarp.predictor import VideoPredictor
@@ -47,7 +44,7 @@ class Candidate:
     @property
     def uses_motion(self) -> bool:
         """Whether it reads the codec's motion."""
-        return bool(getattr(self.model.aligner, "uses_codec_motion", False))
+        return self.model.uses_codec_motion
 
 
 def candidates(
@@ -156,8 +153,6 @@ def _sharing(
         flow, again, bare = options.get("flow"), partial(build, **options), partial(compose, **options)
         if flow not in shared:
             shared[flow] = again()
-        model = with_parts(shared[flow])
-        with torch.device("meta"):
-            model.scheduler = bare().scheduler
+        model = rescheduled(shared[flow], **options)
         count = 1 if "radius" in options else options["interval"]
         yield Candidate(_label(name, options), again, model, count, baseline, cost("", bare).predicted_speedup)

@@ -6,7 +6,6 @@ Legend: P proposals of a frame · C classes
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import time
@@ -18,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from keywarp.doctor import cpu_name
+from keywarp.doctor import machine
 from keywarp.errors import UserError
 from keywarp.files import write_atomically
 from keywarp.postprocess import apply
@@ -133,7 +132,7 @@ def benchmark_postprocess(
         "seed": seed,
         "rounds": rounds,
         "clock": "CPU time, one thread",
-        "machine": f"{cpu_name()}, {os.cpu_count()} cores",
+        "machine": machine(),
     }
     _print(rows, setting)
     if output is not None:

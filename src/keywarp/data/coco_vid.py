@@ -7,7 +7,6 @@ then the classes in order), and an image with `"labelled": false` is a frame wit
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from keywarp.data.datasets import VideoDataset
 from keywarp.data.frames import ImageFrames, VideoFileFrames
 from keywarp.data.tables import Box, BoxTable, TableVideo
 from keywarp.errors import UserError
+from keywarp.files import read_json
 
 __all__ = [
     "IMAGE_FOLDERS",
@@ -51,12 +51,7 @@ def split_files(root: Path) -> dict[str, Path]:
 
 def load_json(path: Path) -> dict[str, Any]:
     """A data set's JSON file, checked for being one. Raises UserError."""
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no valid JSON: {error}") from None
+    document = read_json(path)
     if not isinstance(document, dict) or not {"categories", "annotations"} <= document.keys():
         raise UserError(f"{path} is no annotation file: wanted an object with categories, annotations and images")
     return document

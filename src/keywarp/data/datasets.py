@@ -13,7 +13,7 @@ import numpy as np
 
 from keywarp.structures import VideoFrame
 
-__all__ = ["Annotation", "Frames", "UnreadableFrameError", "Video", "VideoDataset"]
+__all__ = ["Annotation", "Frames", "UnreadableFrameError", "Video", "VideoDataset", "spread"]
 
 CHUNK = 16
 """Frames read at once where all are read in order."""
@@ -94,6 +94,13 @@ class Video(ABC):
     @abstractmethod
     def annotation(self, index: int) -> Annotation:
         """What is known of the labelled frame at this index. Raises UnreadableFrameError."""
+
+
+def spread(videos: int, count: int | None) -> list[int]:
+    """Positions of so many of the videos, evenly spread from the first to the last; of all for None."""
+    if count is None or count >= videos:
+        return list(range(videos))
+    return [int(p) for p in np.linspace(0, videos - 1, count)]
 
 
 @dataclass(frozen=True)

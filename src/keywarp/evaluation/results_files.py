@@ -6,7 +6,6 @@ data set in a COCO-VID file; and the text of DFF's and FGFA's code, a line "fram
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,15 +19,21 @@ import numpy as np
 from keywarp.data.coco_vid import image_positions
 from keywarp.data.datasets import Video, VideoDataset
 from keywarp.errors import UserError, unknown
+from keywarp.files import read_json
 from keywarp.structures import VideoDetections
 
-__all__ = ["Results", "class_map", "load", "read_results", "save"]
+__all__ = ["Results", "class_map", "file_of", "load", "read_results", "save"]
 
 Results = Callable[[int], VideoDetections]
 """The detections of the video at a position of its data set, with the data set's labels."""
 
 INDEX = "run.json"
 """In a folder of `evaluate`: what the detections are of."""
+
+
+def file_of(folder: Path, number: int) -> Path:
+    """Where the detections of the video at a position lie."""
+    return folder / f"{number:05d}.npz"
 
 
 def save(path: Path, detections: VideoDetections, **more: float) -> None:
@@ -86,7 +91,7 @@ def _read(path: Path, dataset: VideoDataset, rename: Mapping[str, str], wanted: 
     if path.suffix == ".txt":
         _check_no(rename)
         return {path.stem: _of_text(path, dataset)}
-    document = _json(path)
+    document = read_json(path)
     if isinstance(document, list):
         _check_no(rename)
         return {path.stem: _of_coco(path, document, dataset)}
@@ -138,17 +143,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" … ({len(names)})" if len(names) > 5 else "")
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no valid JSON: {error}") from None
-
-
 def _of_evaluate(folder: Path, dataset: VideoDataset, wanted: Sequence[int]) -> dict[str, Results]:
-    index = _json(folder / INDEX)
+    index = read_json(folder / INDEX)
     names = [video.name for video in dataset.videos]
     try:
         stored, classes, rows = index["videos"], index["classes"], index["postprocess"]
@@ -162,7 +158,7 @@ def _of_evaluate(folder: Path, dataset: VideoDataset, wanted: Sequence[int]) -> 
     _check_complete(folder, [names[video] for video in wanted], numbers)
 
     def results(row: str) -> Results:
-        return lambda video: load(folder / row / f"{numbers[names[video]]:05d}.npz")[0]
+        return lambda video: load(file_of(folder / row, numbers[names[video]]))[0]
 
     return {folder.name if row == "none" else f"{folder.name} {row}": results(row) for row in rows}
 
@@ -200,7 +196,7 @@ def _stem(name: str) -> str:
 
 
 def _detect_file(path: Path, dataset: VideoDataset, video: Video, rename: Mapping[str, str]) -> VideoDetections:
-    document = _json(path)
+    document = read_json(path)
     try:
         names = {int(each["id"]): str(each["name"]) for each in document["categories"]}
         rows, frames = document["annotations"], {image["id"] for image in document["images"]}

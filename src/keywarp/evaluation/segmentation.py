@@ -15,7 +15,7 @@ from keywarp.errors import UserError
 from keywarp.model import VideoModel, frame_of
 from keywarp.structures import Detections, Memory, Step
 
-__all__ = ["UNKNOWN", "LPairs", "confusion", "l_pairs", "mean_iou"]
+__all__ = ["UNKNOWN", "LPairs", "class_iou", "confusion", "l_pairs", "mean_iou"]
 
 UNKNOWN = 255
 """Pixels with this label do not count."""
@@ -36,11 +36,18 @@ def confusion(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndar
     return np.bincount(index, minlength=classes * classes).reshape(classes, classes)
 
 
-def mean_iou(counts: np.ndarray) -> float:
-    """The mean over the classes that occur, in the truth or in what was predicted; NaN when none does."""
+def class_iou(counts: np.ndarray) -> np.ndarray:
+    """`[classes]` of a `confusion`; NaN where a class occurs neither in the truth nor in what was predicted."""
     hits = np.diag(counts)
     union = counts.sum(axis=0) + counts.sum(axis=1) - hits
-    return float((hits[union > 0] / union[union > 0]).mean()) if union.any() else float("nan")
+    return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+
+
+def mean_iou(counts: np.ndarray) -> float:
+    """The mean over the classes that occur, in the truth or in what was predicted; NaN when none does."""
+    each = class_iou(counts)
+    known = each[~np.isnan(each)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 class LPairs(NamedTuple):

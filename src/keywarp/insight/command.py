@@ -44,7 +44,7 @@ def visualize(source: str, options: VisualizeOptions) -> int:
     wanted = [options, _second(options)] if options.compares_models else [options]
     models = [loading.load(each.model, live=live, **each.choices) for each in wanted]
     kinds = [] if options.compares_models else chosen(models[0], options.show)
-    motion = any(getattr(model.aligner, "uses_codec_motion", False) for model in models)
+    motion = any(model.uses_codec_motion for model in models)
     with open_video(source, start=start, stop=stop, stride=options.stride, motion=motion) as video:
 
         def show() -> Inside | Comparison:

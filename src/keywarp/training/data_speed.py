@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from keywarp.doctor import cpu_name
+from keywarp.doctor import machine
 from keywarp.errors import UserError
 from keywarp.files import write_atomically
 from keywarp.options import TrainOptions
@@ -92,7 +91,7 @@ def benchmark_data(
         "rounds": rounds,
         "steps": steps,
         "torch": torch.__version__,
-        "machine": f"{cpu_name()}, {os.cpu_count()} cores",
+        "machine": machine(),
     }
     _print(readings, setting)
     if output is not None:

@@ -26,13 +26,12 @@ class TrainingLog:
     """Writes every step to FOLDER/log.jsonl and TensorBoard's files; prints a line every `EVERY` seconds.
 
     start: the step that the run goes on from; later ones in the files are of a run that was killed, and are dropped.
-    quiet: prints and writes nothing (of all processes but the first). measures: of the last validation.
+    quiet: prints and writes nothing (of all processes but the first).
     """
 
     def __init__(self, folder: Path, config: TrainConfig, start: int, *, quiet: bool) -> None:
         self.config = config
         self.quiet = quiet
-        self.measures: dict[str, float] = {}
         self._console = Console(stderr=True, quiet=quiet)
         self._begin = self._shown = time.perf_counter()
         self._start = self._shown_step = start
@@ -79,7 +78,6 @@ class TrainingLog:
 
     def validation(self, step: int, measures: dict[str, float]) -> None:
         """A validation was done."""
-        self.measures = measures
         self._write({"step": step, "validation": measures})
         if self._board is not None:
             named = {f"validation/{name}": value for name, value in measures.items()}

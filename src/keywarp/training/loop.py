@@ -30,11 +30,12 @@ from keywarp.training.tasks import Task
 @dataclass
 class Progress:
     """How far a run is, as kept in its checkpoints. step: done so far. best, stale: the best validation, and how many
-    have come since."""
+    have come since. measures: the last validation's."""
 
     step: int = 0
     best: float = -math.inf
     stale: int = 0
+    measures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def fit(run: Run) -> Progress:
     def judge() -> None:
         """Validate, and keep the weights if they are the best so far."""
         judged = network if mean is None else mean.module
-        measures = _validated(run, judged)
+        measures = progress.measures = _validated(run, judged)
         log.validation(progress.step, measures)
         value = next(iter(measures.values()))
         progress.stale = 0 if value > progress.best else progress.stale + 1
@@ -154,7 +155,7 @@ def fit(run: Run) -> Progress:
     finally:
         log.close()
     if fabric.is_global_zero:
-        run.save(network if mean is None else mean.module, "model", log.measures, progress.step)
+        run.save(network if mean is None else mean.module, "model", progress.measures, progress.step)
     fabric.barrier()
     return progress
 
@@ -235,4 +236,4 @@ def _validated(run: Run, network: nn.Module) -> dict[str, float]:
     measures = run.validate(network)
     for module, mode in modes:
         module.training = mode
-    return measures | {"seconds": round(time.perf_counter() - start, 1)}
+    return {n: float(v) for n, v in measures.items()} | {"seconds": round(time.perf_counter() - start, 1)}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from torch import nn
 
-from keywarp.data.datasets import UnreadableFrameError, Video, VideoDataset
+from keywarp.data.datasets import UnreadableFrameError, Video, VideoDataset, spread
 from keywarp.evaluation.average_precision import AveragePrecision
 from keywarp.evaluation.segmentation import confusion, mean_iou
 from keywarp.evaluation.truth import Truth
@@ -24,9 +24,7 @@ def validation(
 
     videos: so many, evenly spread, instead of all. Each process runs its share of them.
     """
-    count = len(dataset.videos)
-    chosen = range(count) if videos is None or videos >= count else np.linspace(0, count - 1, videos).astype(int)
-    mine = [dataset.videos[int(v)] for v in chosen][processes.rank :: processes.world]
+    mine = [dataset.videos[v] for v in spread(len(dataset.videos), videos)][processes.rank :: processes.world]
 
     def measure(network: nn.Module) -> dict[str, float]:
         assert isinstance(network, VideoModel)
