@@ -91,6 +91,21 @@ def test_any_torchvision_detector_runs_on_key_frames(flow):
             torch.testing.assert_close(a.detections.boxes, b.detections.boxes, atol=1e-2, rtol=0)
 
 
+def test_our_own_detector_runs_on_key_frames(tmp_path):
+    torch.manual_seed(0)
+    model = rfcn("resnet-tiny", classes=("a", "b", "c"), **SMALL)
+    path = tmp_path / "mine.safetensors"
+    save_model(path, model, model.description | {"classes": model.classes})
+    carried = load(path, method="sff", flow="dis", interval=4, key_position=0, device="cpu")
+    assert carried.classes == ("a", "b", "c")
+    for a, b in zip(results(carried), results(load(path, device="cpu")), strict=True):
+        assert a.is_key == (a.index % 4 == 0)
+        if a.is_key:
+            torch.testing.assert_close(a.detections.boxes, b.detections.boxes, atol=1e-3, rtol=0)
+    with pytest.raises(UserError, match="no radius"):
+        load(path, method="sff", radius=2, device="cpu")
+
+
 def test_published_sizes():
     """Within 0.3 Mi and 5 % of what is published; Table 2 of 004 is rounded r."""
     single, video = cost("", rfcn), cost("", dff)

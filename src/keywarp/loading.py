@@ -86,6 +86,10 @@ def _wrapped_parts(name: str, weights: str | None, device: torch.device) -> Part
 
 def _trained(name: str, method: str | None, weights: str | None, options: dict[str, Any], live: bool) -> VideoModel:
     """A model of the papers: of a keywarp file (which holds its own recipe), or by method with weights beside it."""
+    if method == "sff":
+        own = {name: value for name, value in options.items() if name not in options_of("sff")}
+        ours = {name: value for name, value in options.items() if name in options_of("sff")}
+        return wrap(_trained(name, None, weights, own, live=False), **_known("sff", ours, live))
     if name in METHODS:
         if weights is None:
             raise UserError(

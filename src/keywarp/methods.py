@@ -321,7 +321,7 @@ def iff(
 
 
 def wrap(
-    detector: Parts | nn.Module | str | Path,
+    detector: Parts | VideoModel | nn.Module | str | Path,
     *,
     flow: str = "dis",
     interval: int = 5,
@@ -329,7 +329,8 @@ def wrap(
 ) -> VideoModel:
     """Any trained detector or segmentation model, run on key frames and carried to the others (004, "SFF").
 
-    detector: a torchvision detection or segmentation model, the path of an ONNX detector, or `Parts` of your own.
+    detector: a torchvision detection or segmentation model, the path of an ONNX detector, a trained model of ours (of
+    which the frame network is taken), or `Parts` of your own.
     flow: of `FLOWS`; nothing is trained, the scale field is one everywhere. interval 1 runs every frame.
     key_position: by default the middle of the segment, which halves the distances that features are carried over;
     0 answers live frames at once.
@@ -496,9 +497,11 @@ def _flow_network(name: str, scale_channels: int | None, quality: bool = False) 
     return FLOW_NETWORKS[name](scale_channels=scale_channels, quality=quality)
 
 
-def _parts(detector: Parts | nn.Module | str | Path) -> Parts:
+def _parts(detector: Parts | VideoModel | nn.Module | str | Path) -> Parts:
     if isinstance(detector, Parts):
         return detector
+    if isinstance(detector, VideoModel):
+        return Parts(detector.feature_network, detector.head, detector.transform, tuple(detector.classes))
     if isinstance(detector, nn.Module):
         from keywarp.adapters.torchvision_models import split_torchvision
 
