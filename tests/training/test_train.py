@@ -16,13 +16,22 @@ from keywarp.training.train import build, open_data
 from training.toy import ToyVideo
 
 RECIPE = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 from keywarp.training.config import TrainConfig
+
+
+@dataclass
+class Budget:
+    steps: int = 3
 
 
 def tiny():
     model = {"backbone": "resnet-tiny", "flow": "flownet-tiny", "shorter": 64, "longer": 96}
     model["anchor_scales"] = (1, 1.5, 2)
-    return TrainConfig(steps=3, images_per_step=2, model=model, frozen_stages=0, validate_every=2, save_every=2)
+    return TrainConfig(steps=Budget().steps, images_per_step=2, model=model, frozen_stages=0, validate_every=2, save_every=2)
 
 
 def broken():

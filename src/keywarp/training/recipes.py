@@ -7,6 +7,7 @@ Where a paper is silent the setting is that of its authors' earlier code (DFF an
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -139,10 +140,10 @@ def _from_file(name: str) -> TrainConfig:
     path, _, function = name.partition(":")
     if not Path(path).is_file() or not function:
         raise UserError(f"--recipe must be one of {', '.join(RECIPES)}, or FILE.py:FUNCTION, got {name!r}")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    spec = importlib.util.spec_from_file_location(f"recipe file {path}", path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
         config = getattr(module, function)()

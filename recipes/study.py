@@ -1,0 +1,574 @@
+"""Does each idea help, as its paper says? Trains and measures every row of docs/study.md, and writes the tables.
+
+    python recipes/study.py --output study [--quick] [--jobs 2] [--backbone FILE] [--device cuda] [--seeds 0 1 2]
+
+Every piece of work is a `keywarp` command, whose output is in OUTPUT/logs; what is done is not done again, so the same
+command goes on after an interruption. `tables.md` is written anew after each piece, with what is known by then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from keywarp.data.reading import open_dataset
+from keywarp.doctor import machine
+from keywarp.files import write_atomically
+from keywarp.loading import load
+from keywarp.networks.weight_files import read_description, read_state_dict
+from keywarp.running import detect_video
+from keywarp.training.config import TrainConfig
+from keywarp.training.recipes import SMALL, synthetic
+
+# ---------------------------------------------------------------------------------------------- how rows are trained
+
+
+def video() -> TrainConfig:
+    """From a trained detector and flow network: what is trained already at a fifth of the rate of what is new."""
+    trained = {"feature_network.": 0.2, "feature_network.features.": 0.04, "head.": 0.2, "aligner.": 0.2}
+    return replace(
+        synthetic(),
+        steps=400,
+        images_per_step=2,
+        rate_per_image=1e-3 / 4,
+        warmup=20,
+        rates=trained | {".offset.": 0.05},
+        validate_every=10**6,
+        save_every=100,
+        model=SMALL | {"flow": "flownet-tiny"},
+    )
+
+
+def without_scale() -> TrainConfig:
+    """`video`, of Deep Feature Flow without the scale field."""
+    return replace(video(), model={**video().model, "scale_field": False})
+
+
+def attention() -> TrainConfig:
+    """`video`, of methods whose aligner is not trained before: attention, feature flow."""
+    return replace(video(), rates={**video().rates, "aligner.": 1.0})
+
+
+def displacement_2() -> TrainConfig:
+    """`attention` with d = 2."""
+    return replace(attention(), model={**video().model, "displacement": 2})
+
+
+def displacement_3() -> TrainConfig:
+    """`attention` with d = 3."""
+    return replace(attention(), model={**video().model, "displacement": 3})
+
+
+def displacement_5() -> TrainConfig:
+    """`attention` with d = 5."""
+    return replace(attention(), model={**video().model, "displacement": 5})
+
+
+TRAININGS: dict[str, tuple[str, Callable[[], TrainConfig]]] = {
+    "frame": ("rfcn", video),
+    "dff": ("dff", video),
+    "thp": ("thp-c3", video),
+    "impression-d": ("impression-d", video),
+    "psla-c": ("psla-c", attention),
+    "fgfa": ("fgfa", video),
+    "iff-c": ("iff-c", attention),
+    "psla-a": ("psla-a", attention),
+    "psla-b": ("psla-b", attention),
+    "dff-fix-n": ("dff-fix-n", video),
+    "dff-fix-f": ("dff-fix-f", video),
+    "dff-separate": ("dff-separate", video),
+    "dff-without-scale": ("dff", without_scale),
+    "impression-b": ("impression-b", video),
+    "impression-c": ("impression-c", video),
+    "impression-e": ("impression-e", video),
+    "psla-nonlocal-s": ("psla-nonlocal-s", attention),
+    "psla-matchtrans-s": ("psla-matchtrans-s", attention),
+    "psla-dense-s": ("psla-dense-s", attention),
+    "psla-nonlocal-f": ("psla-nonlocal-f", attention),
+    "psla-matchtrans-f": ("psla-matchtrans-f", attention),
+    "psla-dense-f": ("psla-dense-f", attention),
+    "iff-b": ("iff-b", attention),
+    "iff-a": ("iff-a", attention),
+    "optflow-a": ("optflow-a", video),
+    "psla-a-d2": ("psla-a", displacement_2),
+    "psla-a-d3": ("psla-a", displacement_3),
+    "psla-a-d5": ("psla-a", displacement_5),
+}
+"""Method and recipe by name; the most telling ones first."""
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the tables. training: whose weights run. method, arguments: in place of those. against: the row that it
+    is compared with; published: that difference in the paper, in points of mAP, where it has one; claim: what it says
+    otherwise. source: where."""
+
+    name: str
+    training: str
+    against: str = ""
+    published: float | None = None
+    source: str = ""
+    claim: str = ""
+    method: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    oracle: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Its results' folder."""
+        return re.sub(r"\W+", "-", self.name.lower())
+
+
+def position(k: int, published: float) -> Row:
+    """Impression Network with another key frame of its ten."""
+    of = "impression-d"
+    return Row(f"Impression d, key {k}", of, "Impression d", published, "003, Table 2", arguments={"key_position": k})
+
+
+FRAME = "per frame"
+ROWS: dict[str, tuple[Row, ...]] = {
+    "Deep Feature Flow (004)": (
+        Row(FRAME, "frame", source="the detector, trained on as long"),
+        Row("SFF, DIS", "frame", FRAME, -4.2, "004, Table 4, SFF-fast", method="sff", arguments={"flow": "dis"}),
+        Row("SFF, codec motion", "frame", FRAME, None, "not in a paper", method="sff", arguments={"flow": "codec"}),
+        Row("DFF", "dff", FRAME, -0.8, "004, Table 4"),
+        Row("DFF fix N", "dff-fix-n", "DFF", -0.8, "004, Table 4"),
+        Row("DFF fix F", "dff-fix-f", "DFF", -4.3, "004, Table 4"),
+        Row("DFF separate", "dff-separate", "DFF", -5.7, "004, Table 4"),
+        Row("DFF without scale field", "dff-without-scale", "DFF", None, "004, 5.2", "less than 1 lower"),
+    ),
+    "Towards High Performance (001)": (
+        Row("FGFA", "fgfa", FRAME, 3.0, "FGFA as published"),
+        Row("THP c1", "thp", "DFF", None, "001, Figure 3", "higher", method="thp-c1"),
+        Row("THP c2", "thp", "THP c1", None, "001, Figure 3", "higher", method="thp-c2"),
+        Row("THP c3", "thp", "THP c2", None, "001, Figure 3", "higher"),
+        Row("THP oracle", "thp", "THP c3", None, "001, Figure 7", "far higher", oracle=True),
+    ),
+    "Impression Network (003)": (
+        Row("Impression b", "impression-b", FRAME, -0.6, "003, Table 1"),
+        Row("Impression c", "impression-c", FRAME, 1.0, "003, Table 1"),
+        Row("Impression d", "impression-d", FRAME, 1.3, "003, Table 1"),
+        Row("Impression e", "impression-e", "Impression d", -5.2, "003, Table 1"),
+        Row("Impression d, g = 0", "impression-d", "Impression d", None, "003, Figure 7", "lower", None, {"gate": 0.0}),
+        Row(
+            "Impression d, g = 0.5", "impression-d", "Impression d", None, "003, Figure 7", "lower", None, {"gate": 0.5}
+        ),
+        *(position(k, p) for k, p in ((0, -1.6), (1, -1.1), (2, -0.6), (3, -0.3), (4, 0.0))),
+    ),
+    "PSLA (002)": (
+        Row("PSLA a", "psla-a", "DFF", None, "002, Table 4", "0.7 to 1.0 higher at l = 15 to 35"),
+        Row("PSLA b", "psla-b", "PSLA a", 1.4, "002, Table 5"),
+        Row("PSLA c", "psla-c", "PSLA b", 1.3, "002, Table 5"),
+        Row("Nonlocal S", "psla-nonlocal-s", "PSLA a", -2.3, "002, Table 3"),
+        Row("MatchTrans S", "psla-matchtrans-s", "PSLA a", -1.9, "002, Table 3"),
+        Row("DensePSLA S", "psla-dense-s", "PSLA a", -0.8, "002, Table 3"),
+        Row("Nonlocal F", "psla-nonlocal-f", "PSLA c", -3.0, "002, Table 5"),
+        Row("MatchTrans F", "psla-matchtrans-f", "PSLA c", -1.9, "002, Table 5"),
+        Row("DensePSLA F", "psla-dense-f", "PSLA c", -1.4, "002, Table 5"),
+        Row("PSLA a, d = 2", "psla-a-d2", "PSLA a", -0.8, "002, Table 3"),
+        Row("PSLA a, d = 3", "psla-a-d3", "PSLA a", -0.1, "002, Table 3"),
+        Row("PSLA a, d = 5", "psla-a-d5", "PSLA a", -0.6, "002, Table 3"),
+    ),
+    "IFF-Net (000)": (
+        Row("OptFlow-A", "optflow-a", FRAME, 0.3, "000, Table 1"),
+        Row("OptFlow-B", "fgfa", FRAME, 1.3, "000, Table 1"),
+        Row("IFF-Net-A", "iff-a", FRAME, 1.9, "000, Table 2"),
+        Row("IFF-Net-B", "iff-b", "IFF-Net-A", 0.4, "000, Table 2"),
+        Row("IFF-Net-C", "iff-c", "IFF-Net-B", 0.7, "000, Table 2"),
+    ),
+}
+"""The papers' rows. IFF-Net-D and -E are IFF-Net-C after Seq-NMS and Seq-NMS+, which every row has as columns."""
+
+CURVES = {
+    "impression": (("dff", "impression-d"), "Accuracy against speed: DFF and Impression Network (003, Figure 8)"),
+    "thp": (("dff", "fgfa", "thp-c1", "thp-c2", "thp"), "Accuracy against speed under one view (001, Figure 3)"),
+}
+LINKINGS = ("none", "seq-nms", "seq-nms+")
+
+
+# ------------------------------------------------------------------------------------------------------------- work
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the study costs. videos: of test that are measured; curve: of them, for the curves. radius: of windows."""
+
+    size: str = "full"
+    videos: int = 60
+    curve: int = 20
+    pairs: int = 4000
+    flow: int = 2000
+    detector: int = 4000
+    steps: int = 400
+    shorter: int = 192
+    longer: int = 320
+    radius: int = 2
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+QUICK = Budget("tiny", 2, 1, 20, 5, 8, 4, 96, 160, 1, (0,))
+"""To see that everything runs; its figures say nothing."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work: a keywarp command, after others; prepare: done first."""
+
+    name: str
+    command: Sequence[object]
+    needs: tuple[str, ...] = ()
+    prepare: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where everything lies, and with which budget."""
+
+    folder: Path
+    budget: Budget
+    backbone: str = "imagenet"
+    device: str = "cpu"
+
+    @property
+    def data(self) -> Path:
+        """The benchmark."""
+        return self.folder / "data"
+
+    def weights(self, training: str, seed: int) -> Path:
+        """The last weights of a training."""
+        return self.folder / f"seed{seed}" / training / "model.safetensors"
+
+    def model(self, row: Row, seed: int) -> Path:
+        """The weights of a row: its training's, under another description where it changes arguments."""
+        if not row.arguments or row.method == "sff":
+            return self.weights(row.training, seed)
+        return self.folder / f"seed{seed}" / "described" / f"{row.folder}.safetensors"
+
+    def results(self, row: Row, seed: int) -> Path:
+        """The evaluation of a row, or its oracle's trade-off."""
+        return self.folder / f"seed{seed}" / "test" / row.folder
+
+    def jobs(self) -> Iterator[Job]:
+        """All work, in an order that fits."""
+        b, pairs = self.budget, self.folder / "pairs"
+        flow = self.folder / "flow"
+        threads = ("--threads", 1) if self.device == "cpu" else ()
+        run = (*threads, "--device", self.device, "--resume")
+        yield Job("data", ("data", "synthesize", self.data, "--size", b.size, "--seed", 0))
+        yield Job("pairs", ("data", "synthesize-pairs", pairs, "--pairs", b.pairs, "--seed", 1))
+        given = ("--data", pairs, "--recipe", "synthetic", "--steps", b.flow, "--output", flow, *run)
+        yield Job("flow", ("train-flow", "flownet-tiny", *given), ("pairs",))
+        for seed in b.seeds:
+            detector = self.folder / f"seed{seed}" / "detector"
+            shape = ("--shorter", b.shorter, "--longer", b.longer, "--val-videos", 1, "--seed", seed)
+            given = ("--data", self.data, "--recipe", "synthetic", "--steps", b.detector, "--output", detector)
+            start = ("--init-backbone", self.backbone, "--validate-every", 10**6)
+            yield Job(f"{seed} detector", ("train", "rfcn", *given, *start, *shape, *run), ("data",))
+            for name, (method, recipe) in TRAININGS.items():
+                given = ("--data", self.data, "--recipe", f"{__file__}:{recipe.__name__}", "--steps", b.steps)
+                start = ("--init", detector / "model.safetensors")
+                if method.startswith(("dff", "fgfa", "thp", "impression", "optflow")):
+                    start = (*start, "--init-flow", flow / "best.safetensors")
+                place = ("--output", self.weights(name, seed).parent)
+                command = ("train", method, *given, *start, *place, *shape, *run)
+                yield Job(f"{seed} {name}", command, (f"{seed} detector", "flow"))
+                for row in (row for rows in ROWS.values() for row in rows if row.training == name):
+                    yield self._measured(row, seed, run)
+        for name, (trainings, _) in CURVES.items():
+            yield self._curve(name, trainings, run)
+
+    def _measured(self, row: Row, seed: int, run: tuple[object, ...]) -> Job:
+        b, needs = self.budget, (f"{seed} {row.training}",)
+        common = (f"{self.data}:test", "--videos", b.videos, "--output", self.results(row, seed), *run)
+        if row.oracle:
+            chosen = ("--models", self.model(row, seed), "--gammas", 0.2, "--oracle")
+            return Job(f"{seed} {row.name}, test", ("tradeoff", *common, *chosen), needs)
+        chosen = ("--model", self.model(row, seed), "--postprocess", *LINKINGS, "--worst", 0)
+        if row.method is not None:
+            chosen = (*chosen, "--method", row.method)
+        if row.method == "sff":
+            chosen = (*chosen, "--flow", row.arguments["flow"], "--interval", 10, "--key-position", 0)
+        if "radius" in read_arguments(row.training):
+            chosen = (*chosen, "--radius", b.radius)
+
+        def prepare() -> None:
+            if self.model(row, seed) != (of := self.weights(row.training, seed)):
+                described(of, self.model(row, seed), arguments=row.arguments)
+
+        return Job(f"{seed} {row.name}, test", ("evaluate", *common, *chosen), needs, prepare)
+
+    def _curve(self, name: str, trainings: Sequence[str], run: tuple[object, ...]) -> Job:
+        seed, b = self.budget.seeds[0], self.budget
+        files, needs, twins = [], [], {}
+        for training in trainings:
+            of = training if training in TRAININGS else "thp"
+            needs.append(f"{seed} {of}")
+            files.append(self.weights(of, seed))
+            if training != of:  # c1 and c2 have c3's weights
+                files[-1] = self.folder / f"seed{seed}" / "described" / f"{training}.safetensors"
+                twins[files[-1]] = training
+
+        def prepare() -> None:
+            for file, method in twins.items():
+                described(self.weights("thp", seed), file, method=method)
+
+        given = ("--models", *files, "--intervals", "2,5,10,20", "--radii", "1,2,4", "--videos", b.curve)
+        place = ("--output", self.folder / "curves" / name)
+        return Job(f"curve {name}", ("tradeoff", f"{self.data}:test", *given, *place, *run), tuple(needs), prepare)
+
+
+def read_arguments(training: str) -> Iterable[str]:
+    """What the method of a training takes."""
+    from keywarp.loading import options_of
+
+    return options_of(TRAININGS[training][0])
+
+
+def described(source: Path, target: Path, **changes: Any) -> None:
+    """The weights of `source` under a description with another method, or further arguments."""
+    about: dict[str, Any] = dict(read_description(source))
+    about["method"] = changes.get("method", about["method"])
+    about["arguments"] = about["arguments"] | dict(changes.get("arguments", {}))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.partial")
+    save_file(read_state_dict(source), temporary, metadata={"keywarp": json.dumps(about)})
+    os.replace(temporary, target)
+
+
+class Runner:
+    """Does jobs, `count` at a time; those that are done leave a file and are not done again."""
+
+    def __init__(self, study: Study, count: int) -> None:
+        self.study, self.count = study, count
+        self.running: set[subprocess.Popen[bytes]] = set()
+        self.stopped = False
+
+    def done(self, job: Job) -> Path:
+        """The file that tells that it is done, with its command and the seconds that it took."""
+        return self.study.folder / "done" / f"{job.name}.json"
+
+    def run(self, jobs: Sequence[Job], after: Callable[[], None]) -> list[str]:
+        """Do all; returns the names of those that failed or could not begin. after: called when one is done."""
+        finished = {job.name for job in jobs if self.done(job).exists()}
+        left = [job for job in jobs if job.name not in finished]
+        failed: list[str] = []
+        at_work: dict[Future[float], Job] = {}
+        with ThreadPoolExecutor(self.count) as pool:
+            try:
+                while left or at_work:
+                    for job in [job for job in left if finished.issuperset(job.needs)][: self.count - len(at_work)]:
+                        left.remove(job)
+                        at_work[pool.submit(self._do, job)] = job
+                    if not at_work:
+                        break
+                    for future in wait(at_work, return_when=FIRST_COMPLETED).done:
+                        job = at_work.pop(future)
+                        try:
+                            seconds = future.result()
+                        except subprocess.CalledProcessError as error:
+                            failed.append(job.name)
+                            print(f"{job.name} failed ({error.returncode}): see {self._log(job)}", flush=True)
+                            continue
+                        finished.add(job.name)
+                        print(f"[{len(finished)}/{len(jobs)}] {job.name}: {seconds:.0f} s", flush=True)
+                        after()
+            except KeyboardInterrupt:
+                self.stopped = True
+                for process in list(self.running):
+                    process.terminate()
+                raise
+        return failed + [job.name for job in left]
+
+    def _log(self, job: Job) -> Path:
+        return self.study.folder / "logs" / f"{job.name}.log"
+
+    def _do(self, job: Job) -> float:
+        start = time.perf_counter()
+        if self.stopped:
+            return 0.0
+        job.prepare()
+        words = [str(word) for word in job.command]
+        single = {"OMP_NUM_THREADS": "1"} if self.count > 1 else {}
+        self._log(job).parent.mkdir(parents=True, exist_ok=True)
+        with self._log(job).open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "keywarp", *words], stdout=log, stderr=log, env=os.environ | single
+            )
+            self.running.add(process)
+            code = process.wait()
+            self.running.discard(process)
+        if code:
+            raise subprocess.CalledProcessError(code, words)
+        seconds = time.perf_counter() - start
+        self.done(job).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.done(job), json.dumps({"command": words, "seconds": round(seconds, 1)}))
+        return seconds
+
+
+def measure_speed(study: Study, rounds: int = 3) -> None:
+    """Milliseconds a frame of every row on one clip of test: all rows in turn, `rounds` times, CPU time or the GPU's
+    wall time; the median. Kept in OUTPUT/speed.json."""
+    seed = study.budget.seeds[0]
+    video = open_dataset(study.data, "test").videos[0]
+    torch.set_num_threads(1)
+    on_gpu = study.device != "cpu"
+
+    def clock() -> float:
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter() if on_gpu else time.process_time()
+
+    models = {}
+    for row in (row for rows in ROWS.values() for row in rows if not row.oracle):
+        options: dict[str, Any] = {"method": row.method, "device": study.device}
+        if row.method == "sff":
+            options |= {"flow": row.arguments["flow"], "interval": 10, "key_position": 0}
+        if "radius" in read_arguments(row.training):
+            options |= {"radius": study.budget.radius}
+        models[row.name] = load(study.model(row, seed), **options)
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(rounds + 1):
+        for name, model in models.items():
+            run = detect_video(model, video, 8, clock=clock)
+            if turn:  # the first warms up
+                times[name].append(1000 * run.seconds / run.frames)
+    about = {
+        "milliseconds": {name: statistics.median(each) for name, each in times.items()},
+        "parameters": {name: sum(p.numel() for p in model.parameters()) / 2**20 for name, model in models.items()},
+        "machine": torch.cuda.get_device_name() if on_gpu else machine(),
+        "clock": "wall" if on_gpu else "CPU time, one thread",
+    }
+    write_atomically(study.folder / "speed.json", json.dumps(about, indent=1))
+
+
+# ----------------------------------------------------------------------------------------------------------- tables
+
+
+def measures(study: Study, row: Row, seed: int) -> dict[str, dict[str, float]] | None:
+    """Measures in percent by post-processing; None where they are not there yet."""
+    file = study.results(row, seed) / ("tradeoff.json" if row.oracle else "evaluation.json")
+    if not file.exists():
+        return None
+    document = json.loads(file.read_text())
+    own = {each["name"]: _percent(each["measures"]) for each in document["rows"]}
+    return {"none": next(own[name] for name in own if name.endswith("oracle"))} if row.oracle else own
+
+
+def _percent(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: 100 * value for name, value in values.items() if name.startswith("mAP") and value is not None}
+
+
+def spread(values: Sequence[float], sign: bool = False) -> str:
+    """Mean ± standard deviation; empty of nothing."""
+    if not values:
+        return ""
+    shown = f"{statistics.mean(values):+.1f}" if sign else f"{statistics.mean(values):.1f}"
+    return shown + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def tables(study: Study) -> str:
+    """All tables as Markdown."""
+    rows = {row.name: row for group in ROWS.values() for row in group}
+    known = {
+        name: {seed: found for seed in study.budget.seeds if (found := measures(study, row, seed))}
+        for name, row in rows.items()
+    }
+    file = study.folder / "speed.json"
+    speed = json.loads(file.read_text()) if file.exists() else {"milliseconds": {}, "parameters": {}}
+    lines: list[str] = []
+    for title, group in ROWS.items():
+        lines += [
+            f"### {title}",
+            "",
+            "| | mAP | slow | medium | fast | Seq-NMS | Seq-NMS+ | frames/s | Mi parameters | against | difference "
+            "| the paper's | source |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for row in group:
+            own = known[row.name]
+
+            def column(linking: str, name: str, own: dict[int, Any] = own) -> str:
+                return spread([found[linking][name] for found in own.values() if name in found.get(linking, {})]) or "–"
+
+            other = known.get(row.against, {})
+            difference = [own[s]["none"]["mAP"] - other[s]["none"]["mAP"] for s in own if s in other]
+            cells = [
+                row.name,
+                column("none", "mAP") if own else "not measured",
+                *(column("none", name) for name in ("mAP slow", "mAP medium", "mAP fast")),
+                *(column(linking, "mAP") if not row.oracle else "–" for linking in LINKINGS[1:]),
+                f"{1000 / speed['milliseconds'][row.name]:.1f}" if row.name in speed["milliseconds"] else "–",
+                f"{speed['parameters'][row.name]:.2f}" if row.name in speed["parameters"] else "–",
+                row.against or "–",
+                spread(difference, sign=True) or "–",
+                f"{row.published:+.1f}" if row.published is not None else row.claim or "–",
+                row.source,
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Runs the study, or goes on with it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("study"))
+    parser.add_argument("--quick", action="store_true", help="everything in minutes; the figures say nothing")
+    parser.add_argument("--jobs", type=int, default=2, help="pieces of work at a time")
+    parser.add_argument("--backbone", default="imagenet", help="MobileNetV2's ImageNet weights: a file, or downloaded")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2")
+    parser.add_argument("--only", nargs="+", default=[], help="beginnings of the names of jobs; what they need too")
+    options = parser.parse_args()
+    budget = QUICK if options.quick else Budget()
+    if options.seeds:
+        budget = replace(budget, seeds=tuple(options.seeds))
+    study = Study(options.output.resolve(), budget, options.backbone, options.device)
+    study.folder.mkdir(parents=True, exist_ok=True)
+    jobs = wanted(list(study.jobs()), options.only)
+
+    def write() -> None:
+        write_atomically(study.folder / "tables.md", tables(study))
+
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        missing = Runner(study, options.jobs).run(jobs, write)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    if not missing and not options.only and not (study.folder / "speed.json").exists():
+        measure_speed(study)
+    write()
+    print(study.folder / "tables.md")
+    return 1 if missing else 0
+
+
+def wanted(jobs: list[Job], beginnings: Sequence[str]) -> list[Job]:
+    """The jobs whose names begin so, and those that they need; all where nothing is given."""
+    by_name = {job.name: job for job in jobs}
+    names = {job.name for job in jobs if not beginnings or job.name.startswith(tuple(beginnings))}
+    while more := {need for name in names for need in by_name[name].needs} - names:
+        names |= more
+    return [job for job in jobs if job.name in names]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
