@@ -548,7 +548,7 @@ def main() -> int:
     def write() -> None:
         write_atomically(study.folder / "tables.md", tables(study))
 
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         missing = Runner(study, options.jobs).run(jobs, write)
     except KeyboardInterrupt:
@@ -559,6 +559,11 @@ def main() -> int:
     write()
     print(study.folder / "tables.md")
     return 1 if missing else 0
+
+
+def interrupt(*_: object) -> None:
+    """What ends a cluster's job, SIGTERM, is as Ctrl-C here."""
+    raise KeyboardInterrupt
 
 
 def wanted(jobs: list[Job], beginnings: Sequence[str]) -> list[Job]:

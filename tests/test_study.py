@@ -1,0 +1,105 @@
+"""recipes/study.py: its work is well-formed, goes on where it stopped, and its tables say what was measured."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from keywarp.cli import app
+from keywarp.loading import load
+from keywarp.methods import METHODS, impression
+from keywarp.networks.weight_files import save_model
+from keywarp.training.recipes import recipe
+
+FILE = Path(__file__).parents[1] / "recipes" / "study.py"
+spec = importlib.util.spec_from_file_location("study", FILE)
+study = importlib.util.module_from_spec(spec)
+sys.modules["study"] = study
+spec.loader.exec_module(study)
+
+
+def evaluation(folder, **percent):
+    """An evaluation's figures, on disk."""
+    rows = [
+        {"name": name, "measures": {"mAP": value / 100, "mAP fast": value / 200, "delay": 7.0, "mAP slow": None}}
+        for name, value in percent.items()
+    ]
+    folder.mkdir(parents=True)
+    (folder / "evaluation.json").write_text(json.dumps({"rows": rows}))
+
+
+@pytest.fixture
+def whole(tmp_path):
+    return study.Study(tmp_path, study.Budget())
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_command_is_one_of_keywarp(tmp_path, device):
+    jobs = list(study.Study(tmp_path, study.Budget(), device=device).jobs())
+    names = [job.name for job in jobs]
+    assert len(set(names)) == len(names)
+    for number, job in enumerate(jobs):
+        assert set(job.needs) <= set(names[:number]), job.name
+        app.parse_args([str(word) for word in job.command], exit_on_error=False, print_error=False)
+
+
+def test_every_row_is_measured_for_every_seed(whole):
+    names = {job.name for job in whole.jobs()}
+    rows = [row for group in study.ROWS.values() for row in group]
+    assert len({row.name for row in rows}) == len({row.folder for row in rows}) == len(rows)
+    for row in rows:
+        assert all(f"{seed} {row.name}, test" in names for seed in (0, 1, 2))
+        assert row.training in study.TRAININGS
+        assert not row.against or row.against in {other.name for other in rows}
+
+
+def test_recipes_are_of_their_methods():
+    for method, function in study.TRAININGS.values():
+        assert method in METHODS
+        assert recipe(f"{FILE}:{function.__name__}", method) == function()
+
+
+def test_what_is_done_is_not_done_again_and_a_failure_keeps_what_needs_it(whole, capfd):
+    jobs = [
+        study.Job("good", ("--version",)),
+        study.Job("bad", ("no-such-command",)),
+        study.Job("after bad", ("--version",), ("bad",)),
+        study.Job("after good", ("--version",), ("good",)),
+    ]
+    seen = []
+    assert study.Runner(whole, 2).run(jobs, lambda: seen.append(1)) == ["bad", "after bad"]
+    assert len(seen) == 2
+    assert "bad failed" in capfd.readouterr().out
+    again = study.Runner(whole, 1)
+    assert again.run(jobs[:1] + jobs[3:], lambda: seen.append(1)) == []
+    assert len(seen) == 2
+    assert json.loads(again.done(jobs[0]).read_text())["command"] == ["--version"]
+
+
+def test_only_takes_what_is_needed_too(whole):
+    names = [job.name for job in study.wanted(list(whole.jobs()), ["1 DFF, test"])]
+    assert names == ["data", "pairs", "flow", "1 detector", "1 dff", "1 DFF, test"]
+
+
+def test_tables_tell_means_spreads_and_paired_differences(whole):
+    rows = {row.name: row for group in study.ROWS.values() for row in group}
+    for seed, (base, own) in enumerate([(60.0, 58.0), (50.0, 49.0)]):
+        evaluation(whole.results(rows["per frame"], seed), **{"none": base, "seq-nms": base + 1})
+        evaluation(whole.results(rows["DFF"], seed), none=own)
+    lines = {line.split(" | ")[0].strip("| "): line for line in study.tables(whole).splitlines() if line[:1] == "|"}
+    assert "| 55.0 ± 7.1 | – | – | 27.5 ± 3.5 | 56.0 ± 7.1 | – |" in lines["per frame"]
+    assert "| 53.5 ± 6.4 |" in lines["DFF"]
+    assert "| per frame | -1.5 ± 0.7 | -0.8 |" in lines["DFF"]
+    assert "| not measured |" in lines["DFF fix N"]
+
+
+def test_the_same_weights_under_another_description(tmp_path):
+    torch.manual_seed(0)
+    model = impression("resnet-tiny", flow="flownet-tiny", num_classes=3, shorter=64, longer=96)
+    save_model(tmp_path / "d.safetensors", model, model.description | {"classes": ["a", "b", "c"]})
+    study.described(tmp_path / "d.safetensors", tmp_path / "new/g0.safetensors", arguments={"gate": 0.0})
+    assert load(tmp_path / "d.safetensors", device="cpu").memory_gate == 1
+    assert load(tmp_path / "new/g0.safetensors", device="cpu").memory_gate == 0
