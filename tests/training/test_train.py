@@ -31,7 +31,8 @@ class Budget:
 def tiny():
     model = {"backbone": "resnet-tiny", "flow": "flownet-tiny", "shorter": 64, "longer": 96}
     model["anchor_scales"] = (1, 1.5, 2)
-    return TrainConfig(steps=Budget().steps, images_per_step=2, model=model, frozen_stages=0, validate_every=2, save_every=2)
+    often = {"validate_every": 2, "save_every": 2}
+    return TrainConfig(steps=Budget().steps, images_per_step=2, model=model, frozen_stages=0, **often)
 
 
 def broken():
