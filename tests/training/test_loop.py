@@ -130,6 +130,7 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path):
     assert (progress.step, progress.best, progress.stale) == (4, 0.5, 2)
     best, last = torch.load(tmp_path / "saved" / "best.pt", weights_only=True), weights(tmp_path)
     assert any(not torch.equal(best[name], last[name]) for name in best)
+    assert fit(replace(run, resume=True)) == progress  # it stays over
 
 
 def test_accumulated_parts_add_up_to_the_whole(tmp_path):

@@ -37,6 +37,10 @@ class Progress:
     stale: int = 0
     measures: dict[str, float] = field(default_factory=dict)
 
+    def is_over(self, config: TrainConfig) -> bool:
+        """Whether all steps are done, or the recipe's patience is."""
+        return self.step >= config.steps or 0 < config.patience <= self.stale
+
 
 @dataclass(frozen=True)
 class Run:
@@ -114,7 +118,7 @@ def fit(run: Run) -> Progress:
 
     try:
         batches = iter(loader)
-        while progress.step < config.steps:
+        while not progress.is_over(config):
             seed_step(config.seed, progress.step, fabric.global_rank)
             factor = config.factor(progress.step)
             for group in optimiser.param_groups:
@@ -143,11 +147,10 @@ def fit(run: Run) -> Progress:
             ended = progress.step == config.steps
             if run.validate is not None and (ended or progress.step % config.validate_every == 0):
                 judge()
-                if config.patience and progress.stale >= config.patience:
-                    log.say(f"no better validation in {progress.stale}: stopped at step {progress.step}")
-                    break
-            if ended or progress.step % config.save_every == 0:
+            if progress.is_over(config) or progress.step % config.save_every == 0:
                 checkpoint()
+        if progress.step < config.steps:
+            log.say(f"no better validation in {progress.stale}: stopped at step {progress.step}")
     except KeyboardInterrupt:
         checkpoint()
         log.say(f"interrupted at step {progress.step}; --resume goes on from there")
