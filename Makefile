@@ -1,17 +1,18 @@
-# make demo    install, then detect objects in a bundled clip (VIDEO=my.mp4 for yours, MODEL= name or file)
+# make demo    install, then three ways through a bundled clip (VIDEO=my.mp4: objects in yours, MODEL= name or file)
 # make test    install, then the tests
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= out
-
-CLIP := src/keywarp/assets/demo.mp4
-VIDEO ?= $(CLIP)
-MODEL ?= $(if $(filter $(CLIP),$(VIDEO)),demo,yolox-nano)
+MODEL ?= yolox-nano
 
 .PHONY: demo test lint types format clean
 
 demo: .venv/installed
-	$(BIN)/keywarp detect "$(VIDEO)" --model "$(MODEL)" --output "$(OUT)" --overwrite $(if $(filter demo,$(MODEL)),--threshold 0.35)
+ifdef VIDEO
+	$(BIN)/keywarp detect "$(VIDEO)" --model "$(MODEL)" --output "$(OUT)" --overwrite
+else
+	$(BIN)/keywarp demo --output "$(OUT)" --overwrite
+endif
 
 test: .venv/installed
 	$(BIN)/pytest --numprocesses 2 --dist worksteal

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from keywarp.data.reading import open_dataset
 from keywarp.doctor import machine
@@ -349,7 +349,7 @@ def described(source: Path, target: Path, **changes: Any) -> None:
     about["arguments"] = about["arguments"] | dict(changes.get("arguments", {}))
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.partial")
-    save_file(read_state_dict(source), temporary, metadata={"keywarp": json.dumps(about)})
+    temporary.write_bytes(save(read_state_dict(source), metadata={"keywarp": json.dumps(about)}))
     os.replace(temporary, target)
 
 

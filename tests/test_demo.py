@@ -1,51 +1,72 @@
 """The model and the clip that ship with keywarp."""
 
+import json
 import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
+import av
 import pytest
 
 import keywarp
+from keywarp import demo
+from keywarp.cli import main
+from keywarp.data.imagenet_classes import IMAGENET_VID
+from keywarp.data.reading import open_dataset
 from keywarp.loading import load
+from keywarp.networks.weight_files import read_description
 
 ASSETS = Path(keywarp.__file__).parent / "assets"
 ROOT = Path(__file__).parents[1]
 
 
 def test_assets_are_small():
-    assert (ASSETS / "demo.mp4").stat().st_size < 2**20
-    assert (ASSETS / "demo.safetensors").stat().st_size < 10 * 2**20
+    assert (ASSETS / "demo.mp4").stat().st_size < 10**6
+    assert (ASSETS / "demo.safetensors").stat().st_size < 10**7
 
 
-@pytest.mark.parametrize("method", ["dff", "rfcn"])
-def test_the_demo_finds_the_shapes(method):
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import demo
-    finally:
-        sys.path.pop(0)
-    model = load("demo", method=method, device="cpu")
-    assert model.classes == ("disc", "square", "triangle", "star")
-    interval = 3 if method == "dff" else 1
-    assert demo.mean_ap(model, interval, clips=3) > (0.55 if method == "dff" else 0.7)
+def test_the_weights_tell_how_they_were_trained():
+    about = read_description(ASSETS / "demo.safetensors")
+    assert about["method"] == "impression-d"
+    assert about["training"]["config"]["steps"] > 100
+    assert 0.3 < about["metrics"]["mAP"] < 1
 
 
-def test_the_clip_is_what_its_seed_draws():
-    from keywarp.data.synthetic import synthetic_clip
-
-    with keywarp.open_video(ASSETS / "demo.mp4") as video:
-        frames = [frame.image for frame in video]
-    clip = synthetic_clip(1_000_500, length=len(frames), size=(240, 320))
-    for t in (0, 75, 149):
-        assert np.abs(frames[t].astype(float) - clip.frame(t)).mean() < 6
+def test_the_clip_has_its_truth():
+    dataset = open_dataset(ASSETS / "demo.json", "all")
+    assert len(dataset.classes) == len(IMAGENET_VID)
+    (clip,) = dataset.videos
+    assert list(clip.labelled) == list(range(len(clip.frames)))
+    assert load("demo", device="cpu").classes == tuple(dataset.classes)
 
 
-def test_make_demo_names_the_right_model():
-    """`make demo` takes the bundled pair for the bundled clip, and YOLOX-nano for a video of the user's."""
-    for variables, expected in (([], '--model "demo"'), (["VIDEO=my.mp4"], '--model "yolox-nano"')):
-        printed = subprocess.run(
-            ["make", "--dry-run", "demo", *variables], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
-        assert expected in printed
+def test_three_ways_side_by_side(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "ROUNDS", 1)
+    assert main(["demo", "--output", str(tmp_path), "--device", "cpu"]) == 0
+    figures = json.loads((tmp_path / "demo.json").read_text())
+    assert list(figures) == ["per frame", "fast", "accurate"]
+    for own in figures.values():
+        assert own["frames/s"] > 0
+        assert own["boxes"] > 10
+        assert own["mAP"] > 0.3
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3].startswith("fast: ")
+    assert lines[-2].startswith("accurate: ")
+    assert "60 clips that were not trained on: per frame " in lines[-1]
+    with av.open(str(tmp_path / "demo.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == len(open_dataset(ASSETS / "demo.json", "all").videos[0].frames)
+    assert main(["demo", "--output", str(tmp_path), "--device", "cpu"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ([], "keywarp demo "),
+        (["VIDEO=my.mp4"], 'keywarp detect "my.mp4" --model "yolox-nano"'),
+        (["VIDEO=my.mp4", "MODEL=a.onnx"], 'keywarp detect "my.mp4" --model "a.onnx"'),
+    ],
+)
+def test_make_demo(variables, expected):
+    """The bundled clip is compared; a video of the user's is detected in, with YOLOX-nano by default."""
+    command = ["make", "--dry-run", "demo", *variables]
+    assert expected in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

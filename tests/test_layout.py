@@ -27,6 +27,7 @@ ROWS = [
         "outputs",
         "summary",
         "annotate",
+        "demo",
         "doctor",
         "explain",
         "evaluate",

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from keywarp.data.datasets import Annotation
-from keywarp.data.synthetic import synthetic_clip
+from keywarp.data.reading import open_dataset
+from keywarp.demo import TRUTH
 from keywarp.evaluation.average_precision import AveragePrecision
 from keywarp.evaluation.truth import Truth
 from keywarp.loading import load
@@ -16,11 +17,12 @@ from keywarp.structures import VideoDetections
 
 
 def test_no_schedule_of_its_length_is_better_frame_by_frame():
-    model = load("demo", device="cpu")
-    clip = synthetic_clip(1_000_007, size=(240, 320))
+    model = load("demo", method="dff", device="cpu")
+    clip = open_dataset(TRUTH, "all").videos[0]
     count = 10
-    frames = [clip.frame(t) for t in range(count)]
-    truths = [tuple(map(torch.from_numpy, clip.boxes(t))) for t in range(count)]
+    frames = list(clip.frames.read(range(count)))
+    known = [clip.annotation(t) for t in range(count)]
+    truths = [(torch.from_numpy(each.boxes), torch.from_numpy(each.labels)) for each in known]
     schedule = oracle_schedule(model, frames, truths)
     assert 0 in schedule.keys
     assert 1 < len(schedule.keys) < count
@@ -29,7 +31,7 @@ def test_no_schedule_of_its_length_is_better_frame_by_frame():
         model.scheduler = scheduler
         found = [r.detections for r in VideoPredictor(model).run(frames[: t + 1])][t]
         precision = AveragePrecision(len(model.classes), threshold=0.5)
-        precision.add(VideoDetections.of([found]), Truth.of_frames([Annotation(*(v.numpy() for v in truths[t]))]))
+        precision.add(VideoDetections.of([found]), Truth.of_frames([Annotation(known[t].boxes, known[t].labels)]))
         return precision.result().mean["all"]
 
     for t in range(1, count):  # each choice, given those before it, as the predictor itself scores it
@@ -39,7 +41,7 @@ def test_no_schedule_of_its_length_is_better_frame_by_frame():
 
 
 def test_without_objects_only_the_first_frame_is_a_key():
-    model = load("demo", device="cpu")
+    model = load("demo", method="dff", device="cpu")
     model.scheduler = FixedInterval(1)
     nothing = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
     frames = [np.full((240, 320, 3), 90, np.uint8)] * 3
@@ -47,6 +49,6 @@ def test_without_objects_only_the_first_frame_is_a_key():
 
 
 def test_every_frame_needs_its_truth():
-    model = load("demo", device="cpu")
+    model = load("demo", method="dff", device="cpu")
     with pytest.raises(ValueError, match="zip"):
         oracle_schedule(model, [np.zeros((240, 320, 3), np.uint8)] * 2, [])

@@ -166,7 +166,7 @@ def test_mistakes_get_one_line(toy, weights, tmp_path):
     for given, message in (
         (options(tmp_path / "out"), "--models must name"),
         (options(tmp_path / "out", weights("dff"), weights("dff")), "several candidates are named"),
-        (options(tmp_path / "out", "demo"), "none of the classes disc"),
+        (options(tmp_path / "out", "demo"), "none of the classes airplane"),
     ):
         with pytest.raises(UserError, match=message):
             tradeoff(str(toy), given)

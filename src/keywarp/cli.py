@@ -75,6 +75,19 @@ def segment(source: Sources, run: RunOptions = RUN) -> int:
 
 
 @app.command
+def demo(
+    *,
+    output: Annotated[Path, Parameter(help="folder of the results")] = Path("out"),
+    overwrite: Annotated[bool, Parameter(help="replace results that exist")] = False,
+    device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto",
+) -> int:
+    """Run the model that ships on the clip that ships: per frame and as two video methods, side by side."""
+    from keywarp.demo import demo
+
+    return demo(output, overwrite=overwrite, device=device)
+
+
+@app.command
 def evaluate(dataset: str, options: EvaluateOptions = EVALUATION) -> None:
     """Measure a model, or stored detections, on annotated videos: a table, curves, the worst frames, a report.
 

@@ -195,7 +195,11 @@ def print_models(as_json: bool = False) -> None:
     console.print("With weights, for --model: " + ", ".join(with_weights()) + ", and any torchvision/NAME")
     for model in pulled():
         console.print(f"Pulled: {model.name} from {model.address}", soft_wrap=True)
-    console.print("demo: trained on synthetic shapes (disc, square, triangle, star); of no use on real video")
+    console.print(
+        "demo: Impression Network (--method impression-d, dff or rfcn) with MobileNetV2, trained on moving emoji of "
+        "ImageNet VID's 30 classes (`keywarp data synthesize`); of no use on real video",
+        soft_wrap=True,
+    )
 
 
 def show_model(file: Path, as_json: bool = False) -> None:

@@ -49,7 +49,7 @@ BACKBONES: dict[str, Callable[..., FeatureNetwork]] = {
     "resnet-50": partial(ResNet, 50),
     "resnet-101": partial(ResNet, 101),
     "mobilenet-v2": MobileNetV2,
-    # For the demo and for tests: one block a stage, a quarter of the width.
+    # For tests: one block a stage, a quarter of the width.
     "resnet-tiny": partial(ResNet, 10, width=16, channels=128),
 }
 

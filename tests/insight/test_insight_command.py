@@ -148,7 +148,7 @@ def test_stored_results_side_by_side(look, tmp_path, capsys):
     ],
 )
 def test_mistakes_are_named_and_leave_nothing(arguments, message, look, tmp_path, capsys):
-    assert look(DEMO, "--model", "demo", *arguments) == 2
+    assert look(DEMO, "--model", "demo", "--method", "dff", *arguments) == 2
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
@@ -172,7 +172,7 @@ def test_interrupted_it_leaves_whole_files(look, tmp_path, monkeypatch):
         return arranged(*arguments)
 
     monkeypatch.setattr("keywarp.insight.inside.arranged", interrupting)
-    assert look(DEMO, "--model", "demo", "--pictures", "0", "2") == 130
+    assert look(DEMO, "--model", "demo", "--method", "dff", "--pictures", "0", "2") == 130
     assert 3 <= frames_of(tmp_path / "out/demo.mp4") <= 5
     assert (tmp_path / "out/demo-keys.png").exists()
 

@@ -35,7 +35,7 @@ def test_python(tmp_path, monkeypatch, capsys):
     ((_, code),) = [block for block in BLOCKS if block[0] == "python"]
     exec(code.replace('"street.mp4"', f"{str(CLIP)!r}, stop=4"), {})
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["0 () 1.0 False", "1 (0,) 0.0 True", "2 (0,) 0.0 True", "3 () 1.0 False"]
+    assert lines == ["0 (3,) 0.0 True", "1 (3,) 0.0 True", "2 (3,) 0.0 True", "3 () 1.0 False"]
 
 
 def test_the_table_has_all_that_can_be_shown():

@@ -36,7 +36,7 @@ def visualize(source: str, options: VisualizeOptions) -> int:
         with open_video(source, start=start, stop=stop, stride=stride) as video:
             for side in sides:
                 side.check(video)
-            return _write(video, options, lambda: Comparison(sides, threshold=options.threshold))
+            return write_pictures(video, options, lambda: Comparison(sides, threshold=options.threshold))
     if options.keep_memory:
         keep_freed_memory()
     live = is_live_address(source)
@@ -52,7 +52,7 @@ def visualize(source: str, options: VisualizeOptions) -> int:
                 return Comparison([Running(model, batch=batch) for model in models], threshold=options.threshold)
             return Inside(models[0], video, kinds, level=options.level, threshold=options.threshold, batch=batch)
 
-        return _write(video, options, show)
+        return write_pictures(video, options, show)
 
 
 def _second(options: VisualizeOptions) -> ModelOptions:
@@ -85,7 +85,7 @@ def _same_frames(sides: list[Stored]) -> tuple[int, int | None, int]:
     return *VisualizeOptions(frames=frames).span, stride
 
 
-def _write(video: VideoSource, options: VisualizeOptions, show: Callable[[], Inside | Comparison]) -> int:
+def write_pictures(video: VideoSource, options: VisualizeOptions, show: Callable[[], Inside | Comparison]) -> int:
     """Write the pictures of a video; the exit code."""
     pictures = options.pictures or spread(video.frame_count or 0, PICTURES) or [0]
     with (

@@ -43,11 +43,13 @@ class Side(Protocol):
 
 
 class Running:
-    """A model that runs now. batch: at most so many frames go through its networks together."""
+    """A model that runs now. batch: at most so many frames go through its networks together. name: by default what
+    the model tells of itself."""
 
-    def __init__(self, model: VideoModel, *, batch: int = 1) -> None:
+    def __init__(self, model: VideoModel, *, batch: int = 1, name: str | None = None) -> None:
         known = model.description
-        self.name = f"{Path(known.get('model', 'model')).name} ({known.get('method', '-')}), {model.scheduler}"
+        told = f"{Path(known.get('model', 'model')).name} ({known.get('method', '-')}), {model.scheduler}"
+        self.name = name or told
         self._predictor = VideoPredictor(model, batch=batch)
         self._seconds, self._frames = 0.0, 0
 
