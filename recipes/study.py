@@ -23,11 +23,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from safetensors.torch import save
 
+from keywarp.benchmarking.timing import clock_for
 from keywarp.data.reading import open_dataset
 from keywarp.doctor import machine
+from keywarp.errors import UserError
 from keywarp.files import write_atomically
 from keywarp.loading import load
 from keywarp.networks.weight_files import read_description, read_state_dict
@@ -41,6 +44,7 @@ from keywarp.training.recipes import SMALL, synthetic
 def video() -> TrainConfig:
     """From a trained detector and flow network: what is trained already at a fifth of the rate of what is new."""
     trained = {"feature_network.": 0.2, "feature_network.features.": 0.04, "head.": 0.2, "aligner.": 0.2}
+    trained |= {"aligner.scale.": 1.0, "aligner.quality.": 1.0}  # a flow network's new layers
     return replace(
         synthetic(),
         steps=400,
@@ -119,7 +123,7 @@ TRAININGS: dict[str, tuple[str, Callable[[], TrainConfig]]] = {
 class Row:
     """A row of the tables. training: whose weights run. method, arguments: in place of those. against: the row that it
     is compared with; published: that difference in the paper, in points of mAP, where it has one; claim: what it says
-    otherwise. source: where."""
+    otherwise. source: where. measured_as: the row that this one is another name of."""
 
     name: str
     training: str
@@ -130,11 +134,12 @@ class Row:
     method: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     oracle: bool = False
+    measured_as: str = ""
 
     @property
     def folder(self) -> str:
         """Its results' folder."""
-        return re.sub(r"\W+", "-", self.name.lower())
+        return re.sub(r"\W+", "-", (self.measured_as or self.name).lower())
 
 
 def position(k: int, published: float) -> Row:
@@ -156,10 +161,10 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row("DFF without scale field", "dff-without-scale", "DFF", None, "004, 5.2", "less than 1 lower"),
     ),
     "Towards High Performance (001)": (
-        Row("FGFA", "fgfa", FRAME, 3.0, "FGFA as published"),
-        Row("THP c1", "thp", "DFF", None, "001, Figure 3", "higher", method="thp-c1"),
-        Row("THP c2", "thp", "THP c1", None, "001, Figure 3", "higher", method="thp-c2"),
-        Row("THP c3", "thp", "THP c2", None, "001, Figure 3", "higher"),
+        Row("FGFA", "fgfa", FRAME, 2.9, "001, 5.1, ± 10 frames"),
+        Row("THP c1", "thp", "DFF", None, "001, 5.1, at equal speed", "almost 1 higher", method="thp-c1"),
+        Row("THP c2", "thp", "DFF", None, "001, 5.1, at equal speed", "almost 2 higher", method="thp-c2"),
+        Row("THP c3", "thp", "DFF", None, "001, 5.1, at equal speed", "nearly 2 higher"),
         Row("THP oracle", "thp", "THP c3", None, "001, Figure 7", "far higher", oracle=True),
     ),
     "Impression Network (003)": (
@@ -189,7 +194,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
     ),
     "IFF-Net (000)": (
         Row("OptFlow-A", "optflow-a", FRAME, 0.3, "000, Table 1"),
-        Row("OptFlow-B", "fgfa", FRAME, 1.3, "000, Table 1"),
+        Row("OptFlow-B", "fgfa", FRAME, 1.3, "000, Table 1", measured_as="FGFA"),
         Row("IFF-Net-A", "iff-a", FRAME, 1.9, "000, Table 2"),
         Row("IFF-Net-B", "iff-b", "IFF-Net-A", 0.4, "000, Table 2"),
         Row("IFF-Net-C", "iff-c", "IFF-Net-B", 0.7, "000, Table 2"),
@@ -198,9 +203,10 @@ ROWS: dict[str, tuple[Row, ...]] = {
 """The papers' rows. IFF-Net-D and -E are IFF-Net-C after Seq-NMS and Seq-NMS+, which every row has as columns."""
 
 CURVES = {
-    "impression": (("dff", "impression-d"), "Accuracy against speed: DFF and Impression Network (003, Figure 8)"),
-    "thp": (("dff", "fgfa", "thp-c1", "thp-c2", "thp"), "Accuracy against speed under one view (001, Figure 3)"),
+    "impression": ("dff", "impression-d"),
+    "thp": ("dff", "fgfa", "thp-c1", "thp-c2", "thp"),
 }
+"""Accuracy against speed as in 003, Figure 8, and 001, Figure 3."""
 LINKINGS = ("none", "seq-nms", "seq-nms+")
 
 
@@ -209,7 +215,8 @@ LINKINGS = ("none", "seq-nms", "seq-nms+")
 
 @dataclass(frozen=True)
 class Budget:
-    """What the study costs. videos: of test that are measured; curve: of them, for the curves. radius: of windows."""
+    """What the study costs. videos, curve: of test, measured for the rows and for the curves, evenly spread. radius: of
+    windows."""
 
     size: str = "full"
     videos: int = 60
@@ -283,7 +290,14 @@ class Study:
             start = ("--init-backbone", self.backbone, "--validate-every", 10**6)
             yield Job(f"{seed} detector", ("train", "rfcn", *given, *start, *shape, *run), ("data",))
             for name, (method, recipe) in TRAININGS.items():
-                given = ("--data", self.data, "--recipe", f"{__file__}:{recipe.__name__}", "--steps", b.steps)
+                given = (
+                    "--data",
+                    self.data,
+                    "--recipe",
+                    f"recipes/{Path(__file__).name}:{recipe.__name__}",
+                    "--steps",
+                    b.steps,
+                )
                 start = ("--init", detector / "model.safetensors")
                 if method.startswith(("dff", "fgfa", "thp", "impression", "optflow")):
                     start = (*start, "--init-flow", flow / "best.safetensors")
@@ -291,9 +305,14 @@ class Study:
                 command = ("train", method, *given, *start, *place, *shape, *run)
                 yield Job(f"{seed} {name}", command, (f"{seed} detector", "flow"))
                 for row in (row for rows in ROWS.values() for row in rows if row.training == name):
-                    yield self._measured(row, seed, run)
-        for name, (trainings, _) in CURVES.items():
-            yield self._curve(name, trainings, run)
+                    if not row.measured_as:
+                        yield self._measured(row, seed, run)
+
+    def curves(self) -> Iterator[Job]:
+        """The trade-offs, which measure time: to be done one by one, after all else."""
+        threads = ("--threads", 1) if self.device == "cpu" else ()
+        for name, trainings in CURVES.items():
+            yield self._curve(name, trainings, (*threads, "--device", self.device, "--resume"))
 
     def _measured(self, row: Row, seed: int, run: tuple[object, ...]) -> Job:
         b, needs = self.budget, (f"{seed} {row.training}",)
@@ -317,10 +336,9 @@ class Study:
 
     def _curve(self, name: str, trainings: Sequence[str], run: tuple[object, ...]) -> Job:
         seed, b = self.budget.seeds[0], self.budget
-        files, needs, twins = [], [], {}
+        files, twins = [], {}
         for training in trainings:
             of = training if training in TRAININGS else "thp"
-            needs.append(f"{seed} {of}")
             files.append(self.weights(of, seed))
             if training != of:  # c1 and c2 have c3's weights
                 files[-1] = self.folder / f"seed{seed}" / "described" / f"{training}.safetensors"
@@ -332,7 +350,7 @@ class Study:
 
         given = ("--models", *files, "--intervals", "2,5,10,20", "--radii", "1,2,4", "--videos", b.curve)
         place = ("--output", self.folder / "curves" / name)
-        return Job(f"curve {name}", ("tradeoff", f"{self.data}:test", *given, *place, *run), tuple(needs), prepare)
+        return Job(f"curve {name}", ("tradeoff", f"{self.data}:test", *given, *place, *run), (), prepare)
 
 
 def read_arguments(training: str) -> Iterable[str]:
@@ -366,8 +384,11 @@ class Runner:
         return self.study.folder / "done" / f"{job.name}.json"
 
     def run(self, jobs: Sequence[Job], after: Callable[[], None]) -> list[str]:
-        """Do all; returns the names of those that failed or could not begin. after: called when one is done."""
-        finished = {job.name for job in jobs if self.done(job).exists()}
+        """Do all; returns the names of those that failed or could not begin. after: called when one is done.
+
+        Raises UserError where one was done with another command.
+        """
+        finished = {job.name for job in jobs if self._is_done(job)}
         left = [job for job in jobs if job.name not in finished]
         failed: list[str] = []
         at_work: dict[Future[float], Job] = {}
@@ -397,6 +418,18 @@ class Runner:
                 raise
         return failed + [job.name for job in left]
 
+    def _is_done(self, job: Job) -> bool:
+        if not self.done(job).exists():
+            return False
+        was, now = json.loads(self.done(job).read_text())["command"], [str(word) for word in job.command]
+        if was != now:
+            differing = next((pair for pair in zip(was, now, strict=False) if pair[0] != pair[1]), (was, now))
+            raise UserError(
+                f"{self.study.folder} holds a study with other settings ({job.name}: {differing[0]}, now "
+                f"{differing[1]}); give another --output"
+            )
+        return True
+
     def _log(self, job: Job) -> Path:
         return self.study.folder / "logs" / f"{job.name}.log"
 
@@ -410,9 +443,16 @@ class Runner:
         self._log(job).parent.mkdir(parents=True, exist_ok=True)
         with self._log(job).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "keywarp", *words], stdout=log, stderr=log, env=os.environ | single
+                [sys.executable, "-m", "keywarp", *words],
+                cwd=Path(__file__).parents[1],
+                stdout=log,
+                stderr=log,
+                env=os.environ | single,
+                start_new_session=True,  # Ctrl-C reaches the study alone, which ends each once
             )
             self.running.add(process)
+            if self.stopped:
+                process.terminate()
             code = process.wait()
             self.running.discard(process)
         if code:
@@ -424,18 +464,13 @@ class Runner:
 
 
 def measure_speed(study: Study, rounds: int = 3) -> None:
-    """Milliseconds a frame of every row on one clip of test: all rows in turn, `rounds` times, CPU time or the GPU's
-    wall time; the median. Kept in OUTPUT/speed.json."""
+    """Milliseconds a frame of every row on one clip of test: all rows in turn, `rounds` times, CPU time of one thread
+    or the GPU's wall time; the median. Kept in OUTPUT/speed.json."""
     seed = study.budget.seeds[0]
     video = open_dataset(study.data, "test").videos[0]
     torch.set_num_threads(1)
-    on_gpu = study.device != "cpu"
-
-    def clock() -> float:
-        if on_gpu:
-            torch.cuda.synchronize()
-        return time.perf_counter() if on_gpu else time.process_time()
-
+    cv2.setNumThreads(1)
+    clock, reads = clock_for(torch.device(study.device), threads=1)
     models = {}
     for row in (row for rows in ROWS.values() for row in rows if not row.oracle):
         options: dict[str, Any] = {"method": row.method, "device": study.device}
@@ -453,8 +488,8 @@ def measure_speed(study: Study, rounds: int = 3) -> None:
     about = {
         "milliseconds": {name: statistics.median(each) for name, each in times.items()},
         "parameters": {name: sum(p.numel() for p in model.parameters()) / 2**20 for name, model in models.items()},
-        "machine": torch.cuda.get_device_name() if on_gpu else machine(),
-        "clock": "wall" if on_gpu else "CPU time, one thread",
+        "machine": machine() if study.device == "cpu" else torch.cuda.get_device_name(),
+        "clock": reads,
     }
     write_atomically(study.folder / "speed.json", json.dumps(about, indent=1))
 
@@ -541,9 +576,12 @@ def main() -> int:
     budget = QUICK if options.quick else Budget()
     if options.seeds:
         budget = replace(budget, seeds=tuple(options.seeds))
-    study = Study(options.output.resolve(), budget, options.backbone, options.device)
+    backbone = str(Path(options.backbone).resolve()) if Path(options.backbone).is_file() else options.backbone
+    study = Study(options.output.resolve(), budget, backbone, options.device)
     study.folder.mkdir(parents=True, exist_ok=True)
-    jobs = wanted(list(study.jobs()), options.only)
+    jobs, curves = wanted(list(study.jobs()), options.only), [] if options.only else list(study.curves())
+    if not jobs:
+        parser.error(f"no work is named {' or '.join(options.only)}")
 
     def write() -> None:
         write_atomically(study.folder / "tables.md", tables(study))
@@ -551,6 +589,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, interrupt)
     try:
         missing = Runner(study, options.jobs).run(jobs, write)
+        missing += Runner(study, 1).run(curves, write) if not missing else [job.name for job in curves]
+    except UserError as error:
+        print(f"study: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130
