@@ -51,7 +51,7 @@ def test_three_ways_side_by_side(tmp_path, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert lines[-3].startswith("fast: ")
     assert lines[-2].startswith("accurate: ")
-    assert "60 clips that were not trained on: per frame " in lines[-1]
+    assert "60 clips by which the intervals were chosen: per frame " in lines[-1]
     with av.open(str(tmp_path / "demo.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == len(open_dataset(ASSETS / "demo.json", "all").videos[0].frames)
     assert main(["demo", "--output", str(tmp_path), "--device", "cpu"]) == 2

@@ -15,6 +15,7 @@ from rich.table import Table
 from keywarp.benchmarking.timing import clock_for
 from keywarp.data.reading import open_dataset
 from keywarp.data.video import open_video
+from keywarp.errors import UserError
 from keywarp.evaluation.measures import Measures
 from keywarp.evaluation.results_files import class_map
 from keywarp.evaluation.truth import Truth
@@ -24,6 +25,7 @@ from keywarp.insight.comparing import Comparison, Running
 from keywarp.insight.options import VisualizeOptions
 from keywarp.loading import DEMO, load
 from keywarp.networks.weight_files import read_description
+from keywarp.outputs import check_writable
 from keywarp.report import shown
 from keywarp.running import VideoRun, detect_video
 
@@ -44,6 +46,10 @@ def demo(output: Path, *, overwrite: bool = False, device: str = "auto") -> int:
     of one thread, which other work disturbs little, or of the GPU's wall time. Raises UserError where the results exist
     and `overwrite` is not set.
     """
+    check_writable(output)
+    for name in () if overwrite else ("demo.mp4", "demo.json"):
+        if (output / name).exists():
+            raise UserError(f"{output / name} exists; replace it with --overwrite, or choose another --output")
     torch.set_num_threads(1)
     models = {
         title: load("demo", method=method, interval=interval, device=device)
@@ -98,7 +104,7 @@ def _print(figures: dict[str, dict[str, float]], clock: str) -> None:
         )
     known = read_description(DEMO)["metrics"]
     told = ", ".join(f"{title} {100 * known[f'mAP {title}']:.1f}" for title in WAYS)
-    print(f"One clip says little of accuracy; the mAP on 60 clips that were not trained on: {told}")
+    print(f"One clip says little of accuracy. mAP on the 60 clips by which the intervals were chosen: {told}")
 
 
 def _name(title: str) -> str:

@@ -86,6 +86,8 @@ def _wrapped_parts(name: str, weights: str | None, device: torch.device) -> Part
 
 def _trained(name: str, method: str | None, weights: str | None, options: dict[str, Any], live: bool) -> VideoModel:
     """A model of the papers: of a keywarp file (which holds its own recipe), or by method with weights beside it."""
+    if name == "sff":
+        raise UserError("sff is no model but a way to run one; give a detector with --model, and --method sff")
     if method == "sff":
         own = {name: value for name, value in options.items() if name not in options_of("sff")}
         ours = {name: value for name, value in options.items() if name in options_of("sff")}

@@ -131,9 +131,11 @@ def claim(
                 f"{folder} holds {what}; go on with --resume, replace it with --overwrite, or give another --output"
             )
         kept = read_json(path)
+        if not isinstance(kept, dict) or not isinstance(kept.get("parts"), list):
+            raise UserError(f"{path} does not say what {folder} holds; delete the folder, or give another --output")
         if resume:
             check_same(kept, index, path)
-        for part in kept.get("parts", ()) if overwrite else ():
+        for part in kept["parts"] if overwrite else ():
             shutil.rmtree(folder / Path(part).name, ignore_errors=True)
     for each in (folder, *(folder / part for part in parts)):
         each.mkdir(parents=True, exist_ok=True)

@@ -133,6 +133,20 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path):
     assert fit(replace(run, resume=True)) == progress  # it stays over
 
 
+def test_a_validation_that_was_interrupted_is_done_on_resuming(tmp_path):
+    def interrupted(network):
+        raise KeyboardInterrupt
+
+    run = run_of(tmp_path, replace(CONFIG, validate_every=2), validate=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(run)
+    values = iter([0.2, 0.5, 0.4, 0.3, 0.9])
+    progress = fit(replace(run, resume=True, validate=lambda network: {"mAP": next(values)}))
+    steps = [row["step"] for row in rows(tmp_path) if "validation" in row]
+    assert steps == [s for s in range(1, CONFIG.steps + 1) if s % 2 == 0 or s == CONFIG.steps]
+    assert progress.measures["mAP"] == [0.2, 0.5, 0.4, 0.3, 0.9][len(steps) - 1]
+
+
 def test_accumulated_parts_add_up_to_the_whole(tmp_path):
     # So few anchors that all take part: nothing is drawn.
     config = replace(CONFIG, images_per_step=4, zoom=(1.0, 1.0), ema=0.0)

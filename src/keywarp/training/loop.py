@@ -30,12 +30,18 @@ from keywarp.training.tasks import Task
 @dataclass
 class Progress:
     """How far a run is, as kept in its checkpoints. step: done so far. best, stale: the best validation, and how many
-    have come since. measures: the last validation's."""
+    have come since. measures, validated: of the last validation, and its step."""
 
     step: int = 0
     best: float = -math.inf
     stale: int = 0
     measures: dict[str, float] = field(default_factory=dict)
+    validated: int = 0
+
+    def is_due(self, config: TrainConfig) -> bool:
+        """Whether a validation comes now that has not been done."""
+        now = self.step >= config.steps or self.step % config.validate_every == 0
+        return now and self.validated != self.step
 
     def is_over(self, config: TrainConfig) -> bool:
         """Whether all steps are done, or the recipe's patience is."""
@@ -107,9 +113,11 @@ def fit(run: Run) -> Progress:
     def judge() -> None:
         """Validate, and keep the weights if they are the best so far."""
         judged = network if mean is None else mean.module
-        measures = progress.measures = _validated(run, judged)
+        measures = _validated(run, judged)
+        progress.measures = measures
         log.validation(progress.step, measures)
         value = next(iter(measures.values()))
+        progress.validated = progress.step
         progress.stale = 0 if value > progress.best else progress.stale + 1
         if value > progress.best:
             progress.best = value
@@ -118,6 +126,9 @@ def fit(run: Run) -> Progress:
 
     try:
         batches = iter(loader)
+        if run.validate is not None and progress.is_due(config):  # the run was interrupted in it
+            judge()
+            checkpoint()
         while not progress.is_over(config):
             seed_step(config.seed, progress.step, fabric.global_rank)
             factor = config.factor(progress.step)
@@ -144,8 +155,7 @@ def fit(run: Run) -> Progress:
                 mean.update_parameters(network)
             progress.step += 1
             log.step(progress.step, run.processes.mean(sums), config.rate * factor)
-            ended = progress.step == config.steps
-            if run.validate is not None and (ended or progress.step % config.validate_every == 0):
+            if run.validate is not None and progress.is_due(config):
                 judge()
             if progress.is_over(config) or progress.step % config.save_every == 0:
                 checkpoint()
