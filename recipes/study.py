@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from keywarp.data.reading import open_dataset
 from keywarp.doctor import machine
 from keywarp.errors import UserError
 from keywarp.files import write_atomically
-from keywarp.loading import load
+from keywarp.loading import load, options_of
 from keywarp.networks.weight_files import read_description, read_state_dict
 from keywarp.running import detect_video
 from keywarp.training.config import TrainConfig
@@ -203,10 +203,10 @@ ROWS: dict[str, tuple[Row, ...]] = {
 """The papers' rows. IFF-Net-D and -E are IFF-Net-C after Seq-NMS and Seq-NMS+, which every row has as columns."""
 
 CURVES = {
-    "impression": ("dff", "impression-d"),
-    "thp": ("dff", "fgfa", "thp-c1", "thp-c2", "thp"),
+    "impression": ("DFF", "Impression d"),
+    "thp": ("DFF", "FGFA", "THP c1", "THP c2", "THP c3"),
 }
-"""Accuracy against speed as in 003, Figure 8, and 001, Figure 3."""
+"""Accuracy against speed of these rows, as in 003, Figure 8, and 001, Figure 3."""
 LINKINGS = ("none", "seq-nms", "seq-nms+")
 
 
@@ -264,10 +264,30 @@ class Study:
         return self.folder / f"seed{seed}" / training / "model.safetensors"
 
     def model(self, row: Row, seed: int) -> Path:
-        """The weights of a row: its training's, under another description where it changes arguments."""
-        if not row.arguments or row.method == "sff":
+        """The weights of a row: its training's, under another description where it has another method or arguments."""
+        if row.method == "sff" or not (row.method or row.arguments):
             return self.weights(row.training, seed)
         return self.folder / f"seed{seed}" / "described" / f"{row.folder}.safetensors"
+
+    def describe(self, row: Row, seed: int) -> None:
+        """Write the row's weights, if they are not its training's."""
+        source, target = self.weights(row.training, seed), self.model(row, seed)
+        if target != source:
+            described(source, target, row.method, row.arguments)
+
+    def options(self, row: Row) -> dict[str, Any]:
+        """How the row's weights are loaded, as `load` and, with dashes, `evaluate` take it."""
+        chosen: dict[str, Any] = {}
+        if row.method == "sff":
+            chosen = {"method": "sff", "flow": row.arguments["flow"], "interval": 10, "key_position": 0}
+        if "radius" in options_of(TRAININGS[row.training][0]):
+            chosen["radius"] = self.budget.radius
+        return chosen
+
+    @property
+    def run(self) -> tuple[object, ...]:
+        """How every long command runs."""
+        return (*(("--threads", 1) if self.device == "cpu" else ()), "--device", self.device, "--resume")
 
     def results(self, row: Row, seed: int) -> Path:
         """The evaluation of a row, or its oracle's trade-off."""
@@ -275,10 +295,7 @@ class Study:
 
     def jobs(self) -> Iterator[Job]:
         """All work, in an order that fits."""
-        b, pairs = self.budget, self.folder / "pairs"
-        flow = self.folder / "flow"
-        threads = ("--threads", 1) if self.device == "cpu" else ()
-        run = (*threads, "--device", self.device, "--resume")
+        b, pairs, flow, run = self.budget, self.folder / "pairs", self.folder / "flow", self.run
         yield Job("data", ("data", "synthesize", self.data, "--size", b.size, "--seed", 0))
         yield Job("pairs", ("data", "synthesize-pairs", pairs, "--pairs", b.pairs, "--seed", 1))
         given = ("--data", pairs, "--recipe", "synthetic", "--steps", b.flow, "--output", flow, *run)
@@ -290,14 +307,8 @@ class Study:
             start = ("--init-backbone", self.backbone, "--validate-every", 10**6)
             yield Job(f"{seed} detector", ("train", "rfcn", *given, *start, *shape, *run), ("data",))
             for name, (method, recipe) in TRAININGS.items():
-                given = (
-                    "--data",
-                    self.data,
-                    "--recipe",
-                    f"recipes/{Path(__file__).name}:{recipe.__name__}",
-                    "--steps",
-                    b.steps,
-                )
+                named = f"recipes/{Path(__file__).name}:{recipe.__name__}"
+                given = ("--data", self.data, "--recipe", named, "--steps", b.steps)
                 start = ("--init", detector / "model.safetensors")
                 if method.startswith(("dff", "fgfa", "thp", "impression", "optflow")):
                     start = (*start, "--init-flow", flow / "best.safetensors")
@@ -306,69 +317,40 @@ class Study:
                 yield Job(f"{seed} {name}", command, (f"{seed} detector", "flow"))
                 for row in (row for rows in ROWS.values() for row in rows if row.training == name):
                     if not row.measured_as:
-                        yield self._measured(row, seed, run)
+                        yield self._measured(row, seed)
 
     def curves(self) -> Iterator[Job]:
         """The trade-offs, which measure time: to be done one by one, after all else."""
-        threads = ("--threads", 1) if self.device == "cpu" else ()
-        for name, trainings in CURVES.items():
-            yield self._curve(name, trainings, (*threads, "--device", self.device, "--resume"))
+        seed = self.budget.seeds[0]
+        for name, names in CURVES.items():
+            rows = [row for group in ROWS.values() for row in group if row.name in names]
 
-    def _measured(self, row: Row, seed: int, run: tuple[object, ...]) -> Job:
+            def prepare(rows: Sequence[Row] = rows) -> None:
+                for row in rows:
+                    self.describe(row, seed)
+
+            given = ("--models", *(self.model(row, seed) for row in rows), "--videos", self.budget.curve)
+            given = (*given, "--intervals", "2,5,10,20", "--radii", "1,2,4", "--output", self.folder / "curves" / name)
+            yield Job(f"curve {name}", ("tradeoff", f"{self.data}:test", *given, *self.run), (), prepare)
+
+    def _measured(self, row: Row, seed: int) -> Job:
         b, needs = self.budget, (f"{seed} {row.training}",)
-        common = (f"{self.data}:test", "--videos", b.videos, "--output", self.results(row, seed), *run)
+        common = (f"{self.data}:test", "--videos", b.videos, "--output", self.results(row, seed), *self.run)
         if row.oracle:
             chosen = ("--models", self.model(row, seed), "--gammas", 0.2, "--oracle")
             return Job(f"{seed} {row.name}, test", ("tradeoff", *common, *chosen), needs)
         chosen = ("--model", self.model(row, seed), "--postprocess", *LINKINGS, "--worst", 0)
-        if row.method is not None:
-            chosen = (*chosen, "--method", row.method)
-        if row.method == "sff":
-            chosen = (*chosen, "--flow", row.arguments["flow"], "--interval", 10, "--key-position", 0)
-        if "radius" in read_arguments(row.training):
-            chosen = (*chosen, "--radius", b.radius)
-
-        def prepare() -> None:
-            if self.model(row, seed) != (of := self.weights(row.training, seed)):
-                described(of, self.model(row, seed), arguments=row.arguments)
-
-        return Job(f"{seed} {row.name}, test", ("evaluate", *common, *chosen), needs, prepare)
-
-    def _curve(self, name: str, trainings: Sequence[str], run: tuple[object, ...]) -> Job:
-        seed, b = self.budget.seeds[0], self.budget
-        files, twins = [], {}
-        for training in trainings:
-            of = training if training in TRAININGS else "thp"
-            files.append(self.weights(of, seed))
-            if training != of:  # c1 and c2 have c3's weights
-                files[-1] = self.folder / f"seed{seed}" / "described" / f"{training}.safetensors"
-                twins[files[-1]] = training
-
-        def prepare() -> None:
-            for file, method in twins.items():
-                described(self.weights("thp", seed), file, method=method)
-
-        given = ("--models", *files, "--intervals", "2,5,10,20", "--radii", "1,2,4", "--videos", b.curve)
-        place = ("--output", self.folder / "curves" / name)
-        return Job(f"curve {name}", ("tradeoff", f"{self.data}:test", *given, *place, *run), (), prepare)
+        for name, value in self.options(row).items():
+            chosen = (*chosen, f"--{name.replace('_', '-')}", value)
+        return Job(f"{seed} {row.name}, test", ("evaluate", *common, *chosen), needs, lambda: self.describe(row, seed))
 
 
-def read_arguments(training: str) -> Iterable[str]:
-    """What the method of a training takes."""
-    from keywarp.loading import options_of
-
-    return options_of(TRAININGS[training][0])
-
-
-def described(source: Path, target: Path, **changes: Any) -> None:
+def described(source: Path, target: Path, method: str | None, arguments: Mapping[str, Any]) -> None:
     """The weights of `source` under a description with another method, or further arguments."""
     about: dict[str, Any] = dict(read_description(source))
-    about["method"] = changes.get("method", about["method"])
-    about["arguments"] = about["arguments"] | dict(changes.get("arguments", {}))
+    about |= {"method": method or about["method"], "arguments": about["arguments"] | dict(arguments)}
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.partial")
-    temporary.write_bytes(save(read_state_dict(source), metadata={"keywarp": json.dumps(about)}))
-    os.replace(temporary, target)
+    write_atomically(target, save(read_state_dict(source), metadata={"keywarp": json.dumps(about)}))
 
 
 class Runner:
@@ -473,12 +455,7 @@ def measure_speed(study: Study, rounds: int = 3) -> None:
     clock, reads = clock_for(torch.device(study.device), threads=1)
     models = {}
     for row in (row for rows in ROWS.values() for row in rows if not row.oracle):
-        options: dict[str, Any] = {"method": row.method, "device": study.device}
-        if row.method == "sff":
-            options |= {"flow": row.arguments["flow"], "interval": 10, "key_position": 0}
-        if "radius" in read_arguments(row.training):
-            options |= {"radius": study.budget.radius}
-        models[row.name] = load(study.model(row, seed), **options)
+        models[row.name] = load(study.model(row, seed), device=study.device, **study.options(row))
     times: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(rounds + 1):
         for name, model in models.items():
@@ -488,7 +465,7 @@ def measure_speed(study: Study, rounds: int = 3) -> None:
     about = {
         "milliseconds": {name: statistics.median(each) for name, each in times.items()},
         "parameters": {name: sum(p.numel() for p in model.parameters()) / 2**20 for name, model in models.items()},
-        "machine": machine() if study.device == "cpu" else torch.cuda.get_device_name(),
+        "machine": machine(torch.device(study.device)),
         "clock": reads,
     }
     write_atomically(study.folder / "speed.json", json.dumps(about, indent=1))

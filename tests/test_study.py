@@ -103,6 +103,6 @@ def test_the_same_weights_under_another_description(tmp_path):
     torch.manual_seed(0)
     model = impression("resnet-tiny", flow="flownet-tiny", num_classes=3, shorter=64, longer=96)
     save_model(tmp_path / "d.safetensors", model, model.description | {"classes": ["a", "b", "c"]})
-    study.described(tmp_path / "d.safetensors", tmp_path / "new/g0.safetensors", arguments={"gate": 0.0})
+    study.described(tmp_path / "d.safetensors", tmp_path / "new/g0.safetensors", None, {"gate": 0.0})
     assert load(tmp_path / "d.safetensors", device="cpu").memory_gate == 1
     assert load(tmp_path / "new/g0.safetensors", device="cpu").memory_gate == 0

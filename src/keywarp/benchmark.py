@@ -195,7 +195,7 @@ def benchmark(
         "rounds": rounds,
         "freed memory": "kept" if kept else "returned",
         "torch": torch.__version__,
-        "machine": _machine(place),
+        "machine": machine(place),
     }
     print_tables(rows, setting)
     if output is not None:
@@ -220,10 +220,6 @@ def _linking(entries: Sequence[Candidate], name: str) -> tuple[str, Postprocess]
     for entry in entries:
         entry.model = with_parts(entry.model, head=entry.model.head.unsuppressed()[0])
     return name, partial(apply, name)
-
-
-def _machine(device: torch.device) -> str:
-    return f"{torch.cuda.get_device_name(device)}, {machine()}" if device.type == "cuda" else machine()
 
 
 def print_tables(rows: Sequence[Row], setting: Mapping[str, object]) -> None:

@@ -133,9 +133,10 @@ def _has(codec: str, mode: str) -> bool:
     return True
 
 
-def machine() -> str:
-    """Processor and cores, for the head of figures."""
-    return f"{cpu_name()}, {os.cpu_count()} cores"
+def machine(device: torch.device | None = None) -> str:
+    """Processor and cores, and before them the GPU where `device` is one, for the head of figures."""
+    cpu = f"{cpu_name()}, {os.cpu_count()} cores"
+    return cpu if device is None or device.type != "cuda" else f"{torch.cuda.get_device_name(device)}, {cpu}"
 
 
 def cpu_name() -> str:

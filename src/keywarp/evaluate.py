@@ -31,7 +31,7 @@ from keywarp.figures import check_matplotlib
 from keywarp.files import write_atomically
 from keywarp.loading import load as load_model
 from keywarp.model import VideoModel
-from keywarp.networks.weight_files import sha256_of
+from keywarp.networks.download import sha256_of
 from keywarp.options import EvaluateOptions
 from keywarp.outputs import check_writable, claim
 from keywarp.postprocess import apply

@@ -20,11 +20,14 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is no valid JSON: {error}") from None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` under a temporary name, then rename it."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name, then rename it."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        if isinstance(content, str):
+            temporary.write_text(content, encoding="utf-8")
+        else:
+            temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

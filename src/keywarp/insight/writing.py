@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +14,7 @@ from PIL import Image
 from keywarp.data.video import VideoSource
 from keywarp.data.video_writer import VideoWriter
 from keywarp.errors import InterruptedWorkError, UserError
+from keywarp.files import write_atomically
 
 
 class PictureFiles:
@@ -73,12 +73,8 @@ class PictureFiles:
         data = io.BytesIO()
         Image.fromarray(picture).save(data, "PNG")
         path = self._folder / f"{self._name}-{ending}.png"
-        temporary = path.with_name(f".{path.name}.partial")
         try:
-            temporary.write_bytes(data.getvalue())
-            os.replace(temporary, path)
+            write_atomically(path, data.getvalue())
         except OSError as error:
             raise InterruptedWorkError(f"cannot write {path}: {error.strerror}; free some space") from None
-        finally:
-            temporary.unlink(missing_ok=True)
         self.saved.append(path)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights, list_models
 
 from keywarp.errors import UserError, unknown
+from keywarp.files import write_atomically
 from keywarp.networks.description import Description, completed
-from keywarp.networks.download import sha256_of
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -75,15 +75,10 @@ def save_model(path: Path, module: nn.Module, description: Mapping[str, Any], *,
         name: (t.half() if half and t.is_floating_point() and t.ndim > 1 else t).detach().cpu().contiguous()
         for name, t in module.state_dict().items()
     }
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        about = {"keywarp": json.dumps(completed(module, description))}
-        temporary.write_bytes(save(tensors, metadata=about))  # save_file's are for their owner alone
-        digest = sha256_of(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return digest
+    # Files of safetensors' own save_file are for their owner alone.
+    content = save(tensors, metadata={"keywarp": json.dumps(completed(module, description))})
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
