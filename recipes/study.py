@@ -86,18 +86,20 @@ def displacement_5() -> TrainConfig:
 TRAININGS: dict[str, tuple[str, Callable[[], TrainConfig]]] = {
     "frame": ("rfcn", video),
     "dff": ("dff", video),
-    "thp": ("thp-c3", video),
-    "impression-d": ("impression-d", video),
     "psla-c": ("psla-c", attention),
     "fgfa": ("fgfa", video),
+    "impression-d": ("impression-d", video),
+    "thp": ("thp-c3", video),
+    "impression-b": ("impression-b", video),
+    "dff-separate": ("dff-separate", video),
+    "iff-b": ("iff-b", attention),
     "iff-c": ("iff-c", attention),
+    "optflow-a": ("optflow-a", video),
     "psla-a": ("psla-a", attention),
     "psla-b": ("psla-b", attention),
     "dff-fix-n": ("dff-fix-n", video),
     "dff-fix-f": ("dff-fix-f", video),
-    "dff-separate": ("dff-separate", video),
     "dff-without-scale": ("dff", without_scale),
-    "impression-b": ("impression-b", video),
     "impression-c": ("impression-c", video),
     "impression-e": ("impression-e", video),
     "psla-nonlocal-s": ("psla-nonlocal-s", attention),
@@ -106,14 +108,12 @@ TRAININGS: dict[str, tuple[str, Callable[[], TrainConfig]]] = {
     "psla-nonlocal-f": ("psla-nonlocal-f", attention),
     "psla-matchtrans-f": ("psla-matchtrans-f", attention),
     "psla-dense-f": ("psla-dense-f", attention),
-    "iff-b": ("iff-b", attention),
     "iff-a": ("iff-a", attention),
-    "optflow-a": ("optflow-a", video),
     "psla-a-d2": ("psla-a", displacement_2),
     "psla-a-d3": ("psla-a", displacement_3),
     "psla-a-d5": ("psla-a", displacement_5),
 }
-"""Method and recipe by name; the most telling ones first."""
+"""Method and recipe by name; those that the papers' main claims compare first."""
 
 
 # ------------------------------------------------------------------------------------------------------------- rows
@@ -263,6 +263,10 @@ class Study:
         """The last weights of a training."""
         return self.folder / f"seed{seed}" / training / "model.safetensors"
 
+    def detector(self, seed: int) -> Path:
+        """The weights that a seed's trainings start from."""
+        return self.weights("detector", seed)
+
     def model(self, row: Row, seed: int) -> Path:
         """The weights of a row: its training's, under another description where it has another method or arguments."""
         if row.method == "sff" or not (row.method or row.arguments):
@@ -301,20 +305,13 @@ class Study:
         given = ("--data", pairs, "--recipe", "synthetic", "--steps", b.flow, "--output", flow, *run)
         yield Job("flow", ("train-flow", "flownet-tiny", *given), ("pairs",))
         for seed in b.seeds:
-            detector = self.folder / f"seed{seed}" / "detector"
-            shape = ("--shorter", b.shorter, "--longer", b.longer, "--val-videos", 1, "--seed", seed)
-            given = ("--data", self.data, "--recipe", "synthetic", "--steps", b.detector, "--output", detector)
-            start = ("--init-backbone", self.backbone, "--validate-every", 10**6)
-            yield Job(f"{seed} detector", ("train", "rfcn", *given, *start, *shape, *run), ("data",))
-            for name, (method, recipe) in TRAININGS.items():
-                named = f"recipes/{Path(__file__).name}:{recipe.__name__}"
-                given = ("--data", self.data, "--recipe", named, "--steps", b.steps)
-                start = ("--init", detector / "model.safetensors")
-                if method.startswith(("dff", "fgfa", "thp", "impression", "optflow")):
-                    start = (*start, "--init-flow", flow / "best.safetensors")
-                place = ("--output", self.weights(name, seed).parent)
-                command = ("train", method, *given, *start, *place, *shape, *run)
-                yield Job(f"{seed} {name}", command, (f"{seed} detector", "flow"))
+            given = ("--data", self.data, "--recipe", "synthetic", "--steps", b.detector)
+            start = ("--output", self.detector(seed).parent, "--init-backbone", self.backbone)
+            start = (*start, "--validate-every", 10**6)
+            yield Job(f"{seed} detector", ("train", "rfcn", *given, *start, *self._shape(seed), *run), ("data",))
+        for name in TRAININGS:  # row by row, each of all seeds: what is done when it is stopped has its spread
+            for seed in b.seeds:
+                yield self._trained(name, seed)
                 for row in (row for rows in ROWS.values() for row in rows if row.training == name):
                     if not row.measured_as:
                         yield self._measured(row, seed)
@@ -332,6 +329,20 @@ class Study:
             given = ("--models", *(self.model(row, seed) for row in rows), "--videos", self.budget.curve)
             given = (*given, "--intervals", "2,5,10,20", "--radii", "1,2,4", "--output", self.folder / "curves" / name)
             yield Job(f"curve {name}", ("tradeoff", f"{self.data}:test", *given, *self.run), (), prepare)
+
+    def _shape(self, seed: int) -> tuple[object, ...]:
+        return ("--shorter", self.budget.shorter, "--longer", self.budget.longer, "--val-videos", 1, "--seed", seed)
+
+    def _trained(self, name: str, seed: int) -> Job:
+        method, recipe = TRAININGS[name]
+        named = f"recipes/{Path(__file__).name}:{recipe.__name__}"
+        given = ("--data", self.data, "--recipe", named, "--steps", self.budget.steps)
+        start = ("--init", self.detector(seed))
+        if method.startswith(("dff", "fgfa", "thp", "impression", "optflow")):
+            start = (*start, "--init-flow", self.folder / "flow" / "best.safetensors")
+        place = ("--output", self.weights(name, seed).parent)
+        command = ("train", method, *given, *start, *place, *self._shape(seed), *self.run)
+        return Job(f"{seed} {name}", command, (f"{seed} detector", "flow"))
 
     def _measured(self, row: Row, seed: int) -> Job:
         b, needs = self.budget, (f"{seed} {row.training}",)

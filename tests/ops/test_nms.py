@@ -55,6 +55,15 @@ def test_the_best_are_kept():
         assert torch.equal(short, long[:5])
 
 
+def test_nothing_overlaps_by_more_than_whole():
+    boxes = torch.tensor([[0.0, 0, 10, 10]]).repeat(3, 1)
+    scores = torch.tensor([[0.2, 0.9], [0.8, 0.1], [0.3, 0.4]])
+    position, label, score = multiclass_nms(boxes, scores, score_threshold=0.1, nms_threshold=1.0, keep=4)
+    assert score.tolist() == pytest.approx([0.9, 0.8, 0.4, 0.3])
+    assert position.tolist() == [0, 1, 2, 2]
+    assert label.tolist() == [1, 0, 1, 0]
+
+
 def test_equal_boxes_and_scores_leave_one():
     boxes = torch.tensor([[0.0, 0, 10, 10]]).repeat(4, 1)
     position, label, _ = multiclass_nms(

@@ -50,6 +50,9 @@ def multiclass_nms(
     by_class = scores.T.flatten()  # [C·R]
     candidates = (by_class > score_threshold).nonzero()[:, 0]
     order = candidates[by_class[candidates].argsort(descending=True, stable=True)]
+    if nms_threshold >= 1:  # no boxes overlap by more
+        best = order[:keep]
+        return best % max(R, 1), best // max(R, 1), by_class[best]
     over = np.packbits((box_iou(boxes, boxes) > nms_threshold).cpu().numpy(), axis=1, bitorder="little")
     overlapped = [int.from_bytes(row.tobytes(), "little") for row in over]
     suppressed, kept = [0] * C, []
