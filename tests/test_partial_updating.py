@@ -64,7 +64,7 @@ def test_in_training_a_third_is_all_a_third_nothing_a_third_learnt():
     assert torch.equal(mask[learnt], (quality <= 0).float()[learnt])
     loss = update_area(2.0)(StepOutput((updated,), update_mask=mask))["update_area"]
     loss.backward()
-    assert torch.equal(quality.grad, torch.where(learnt.view(-1, 1, 1, 1), -2.0 / 300, 0).expand_as(quality))
+    assert torch.equal(quality.grad, torch.where(learnt.view(-1, 1, 1, 1), -2.0 / mask.numel(), 0).expand_as(quality))
 
 
 def test_features_teach_the_quality_too():

@@ -349,14 +349,17 @@ def synthesize_pairs(
     *,
     pairs: Annotated[int, Parameter(help="how many; every tenth is held out")] = 2000,
     seed: int = 0,
-    size: Annotated[tuple[int, int], Parameter(help="height and width in pixels")] = (192, 256),
+    size: Annotated[tuple[int, int] | None, Parameter(help="height and width in pixels; default: 192 256")] = None,
+    apart: Annotated[
+        int | None, Parameter(help="frames of clips as of the benchmark, 1 to so many apart; default: things at random")
+    ] = None,
     font: Annotated[Path | None, Parameter(help="a colour emoji font; default: the system's")] = None,
     workers: Annotated[int | None, Parameter(help="processes; default: the machine's cores")] = None,
 ) -> None:
     """Make frame pairs with exact flow, laid out like Flying Chairs, to pre-train flow networks on."""
     from keywarp.data.synthesize import synthesize_pairs
 
-    synthesize_pairs(output, pairs=pairs, seed=seed, size=size, font=font, workers=workers)
+    synthesize_pairs(output, pairs=pairs, seed=seed, size=size, apart=apart, font=font, workers=workers)
 
 
 @data.command

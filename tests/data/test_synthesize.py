@@ -200,6 +200,22 @@ def test_pairs_are_read_as_flying_chairs(tmp_path):
         assert np.median(np.abs(moved - first)) < 0.5 * np.median(np.abs(second - first)) + 0.5
 
 
+def test_pairs_of_clips_are_a_few_frames_apart(tmp_path):
+    synthesize_pairs(tmp_path / "FlyingChairs", pairs=10, apart=10, workers=1)
+    moved = []
+    for first, second, flow in FlyingChairs(str(tmp_path), "train"):
+        assert flow.shape == (2, 192, 320)
+        first, second = (np.asarray(image, np.float32) for image in (first, second))
+        where = np.stack(np.meshgrid(np.arange(320), np.arange(192)), axis=-1).astype(np.float32)
+        carried = cv2.remap(second, where + flow.transpose(1, 2, 0), None, cv2.INTER_LINEAR)
+        inside = ((where + flow.transpose(1, 2, 0) >= 0) & (where + flow.transpose(1, 2, 0) < [320, 192])).all(-1)
+        # Noise, blur and what is hidden stay.
+        assert np.abs(carried - first)[inside].mean() < np.abs(second - first).mean()
+        moved.append(np.hypot(*flow).mean())
+    assert 3 < np.mean(moved) < 40
+    assert len(set(np.round(moved, 3))) == 9
+
+
 def test_the_ground_of_pairs_moves_more_than_things_against_it(tmp_path):
     synthesize_pairs(tmp_path / "FlyingChairs", pairs=25, size=(64, 256), workers=1)
     flows = np.stack([flow for _, _, flow in FlyingChairs(str(tmp_path), "train")])  # [P, 2, H, W]
@@ -216,3 +232,7 @@ def test_pairs_are_the_same_for_the_same_seed_and_go_on(tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     with pytest.raises(UserError, match="at least 1 pair"):
         synthesize_pairs(tmp_path / "c", pairs=0, workers=1)
+    for options, fault in (({"size": (64, 64)}, "wanted no size, frames of clips have theirs"), ({}, "1 to 47 apart")):
+        with pytest.raises(UserError, match=fault):
+            synthesize_pairs(tmp_path / "c", apart=48, workers=1, **options)
+    assert not (tmp_path / "c").exists()

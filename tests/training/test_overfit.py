@@ -88,8 +88,6 @@ def learn(model, data, config, folder):
 def test_two_clips_by_heart(name, tmp_path):
     torch.manual_seed(0)
     options = NETWORK | tiny_flow(name, {}) | ({"deformable": 3} if name in ("iff-f", "iff-g", "iff-h") else {})
-    # THP's price of computing anew would outweigh, and clipped with the rest hold up, what is to be learnt by heart.
-    options |= {"area_weight": 0.01} if name.startswith("thp") else {}
     options |= {"interval": 4} if "interval" in options_of(name) else {}
     data = toy(2, length=9, first=7, step=9)  # one labelled frame each: no key frame, in the second segment
     model = METHODS[name](**options)

@@ -255,18 +255,23 @@ def _flownet_inception(scale_channels: int | None = 1024, quality: bool = False)
     return FlowNet(inception_encoder(), (64, 32, 16, 8), scale_channels, quality)
 
 
-def _flownet_c(scale_channels: int | None = 1024, quality: bool = False) -> FlowNet:
-    from keywarp.alignment.flownet_c import CorrelationEncoder  # which is made of what stands above
+def _flownet_c(width: float, displacement: int, stride: int) -> Callable[..., FlowNet]:
+    def build(scale_channels: int | None = 1024, quality: bool = False) -> FlowNet:
+        from keywarp.alignment.flownet_c import CorrelationEncoder  # which is made of what stands above
 
-    return FlowNet(CorrelationEncoder(), (512, 256, 128, 64), scale_channels, quality)
+        widths = [round(n * width) for n in (512, 256, 128, 64)]
+        return FlowNet(CorrelationEncoder(width, displacement, stride), widths, scale_channels, quality)
+
+    return build
 
 
 FLOW_NETWORKS: dict[str, Callable[..., FlowNet]] = {
     "flownet-s": _flownet(1),
     "flownet-half": _flownet(1 / 2),
     "flownet-inception": _flownet_inception,
-    "flownet-c": _flownet_c,
-    # For the demo and for tests.
+    "flownet-c": _flownet_c(1, 20, 2),
+    # For small images. The second also learns on a CPU what the others need a hundred thousand steps for: to match.
     "flownet-tiny": _flownet(1 / 8),
+    "flownet-c-tiny": _flownet_c(1 / 8, 5, 1),
 }
 """Builders by name; each takes `scale_channels` and `quality`."""

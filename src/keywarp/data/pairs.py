@@ -1,4 +1,5 @@
-"""The recipe of the frame pairs, in the manner of Flying Chairs: things moving at random over a ground that moves too.
+"""The recipes of the frame pairs: things moving at random over a ground that moves too, in the manner of Flying Chairs;
+or two frames of a clip of the benchmark.
 
 A pair depends on (seed, its number) alone. Legend: (H, W) pixels
 """
@@ -8,16 +9,19 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from keywarp.data.casting import scene
 from keywarp.data.emoji import ColourFont
 from keywarp.data.layers import Layer, Path, Wave
 from keywarp.data.scenes import Camera, Scene
 from keywarp.data.textures import shape, texture
 
-__all__ = ["pair_scene"]
+__all__ = ["CLIP", "pair_of_clip", "pair_scene"]
 
 # Deviations of a displacement along x or y, in pixels at a width of 256: of the ground, and of things against it. The
 # camera moves most, as in the clips that detectors see.
 GROUND, THING = 4.0, 2.0
+
+CLIP = 48  # frames of a clip
 
 
 def pair_scene(font: ColourFont, seed: int, number: int, size: tuple[int, int]) -> Scene:
@@ -35,6 +39,16 @@ def pair_scene(font: ColourFont, seed: int, number: int, size: tuple[int, int]) 
         layers.append(Layer(sprite, _path(rng, start, max(sprite.shape), moved, 0.15)))
     off, on = np.zeros(2), np.ones(2)
     return Scene(size, layers, Camera(exposure=off, defocus=off, gain=on, noise=off, crf=0, seed=0))
+
+
+def pair_of_clip(font: ColourFont, seed: int, number: int, apart: int) -> tuple[Scene, int, int]:
+    """A clip as of the benchmark's split train with this seed, and two of its frames, the later one first or second: 1
+    to `apart` frames from each other."""
+    rng = np.random.default_rng([seed, number, apart])
+    distance = int(rng.integers(1, apart + 1))
+    first = int(rng.integers(CLIP - distance))
+    t, to = rng.permutation([first, first + distance]).tolist()
+    return scene(font, seed, 0, number, CLIP), t, to
 
 
 def _path(rng: np.random.Generator, start: np.ndarray, side: float, moved: np.ndarray, change: float) -> Path:

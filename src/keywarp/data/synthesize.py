@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from keywarp.data.casting import RECIPE, SIZE, scene
 from keywarp.data.emoji import ColourFont, find_font
 from keywarp.data.imagenet_classes import IMAGENET_VID
-from keywarp.data.pairs import pair_scene
+from keywarp.data.pairs import CLIP, pair_of_clip, pair_scene
 from keywarp.data.video_writer import VideoWriter
 from keywarp.errors import UserError, unknown
 from keywarp.evaluation.motion import motion_iou, speed_shares
@@ -69,13 +69,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class Pair:
-    """One pair to make. number: from 1. size: (H, W)."""
+    """One pair to make. number: from 1. size: (H, W). apart: as of `synthesize_pairs`."""
 
     folder: Path
     font: Path
     seed: int
     number: int
     size: tuple[int, int]
+    apart: int | None
 
     def file(self, part: str) -> Path:
         """img1.ppm, img2.ppm, or flow.flo, which is written last."""
@@ -125,23 +126,30 @@ def synthesize_pairs(
     *,
     pairs: int = 2000,
     seed: int = 0,
-    size: tuple[int, int] = (192, 256),
+    size: tuple[int, int] | None = None,
+    apart: int | None = None,
     font: Path | None = None,
     workers: int | None = None,
 ) -> None:
     """Make frame pairs with exact flow in the folder `output`, laid out like Flying Chairs, or go on with them.
 
+    Things move at random over a ground that moves too, in frames of `size` (H, W), by default 192 × 256; or, with
+    `apart`, the pairs are frames of clips as of the benchmark, 1 to `apart` frames from each other.
+
     data/00001_img1.ppm, 00001_img2.ppm and 00001_flow.flo, from the first to the second, (dx, dy) in pixels; and
-    FlyingChairs_train_val.txt: a line for each pair, 1 = train, 2 = val, which is every tenth. size: (H, W). Raises
-    UserError.
+    FlyingChairs_train_val.txt: a line for each pair, 1 = train, 2 = val, which is every tenth. Raises UserError.
     """
+    if apart is not None and (size is not None or not 1 <= apart < CLIP):
+        limit = "no size, frames of clips have theirs" if size is not None else f"frames 1 to {CLIP - 1} apart"
+        raise UserError(f"wanted {limit}, got {size or apart}")
+    size = size or ((192, 256) if apart is None else SIZE)
     if pairs < 1 or min(size) < 64:
         raise UserError(f"wanted at least 1 pair of at least 64×64 pixels, got {pairs} of {size[0]}×{size[1]}")
     found = _checked(font, seed, workers)
-    info = {"recipe": RECIPE, "pairs": pairs, "seed": seed, "size": list(size), "font": found.name}
+    info = {"recipe": RECIPE, "pairs": pairs, "seed": seed, "size": list(size), "apart": apart, "font": found.name}
     _start(output, {"description": "keywarp data synthesize-pairs", **info})
     (output / "data").mkdir(exist_ok=True)
-    wanted = [Pair(output / "data", found, seed, number, size) for number in range(1, pairs + 1)]
+    wanted = [Pair(output / "data", found, seed, number, size, apart) for number in range(1, pairs + 1)]
     missing = [pair for pair in wanted if not pair.file("flow.flo").is_file()]
     _in_processes(_make_pair, missing, pairs, "pairs", workers)
     lines = ["2" if number % 10 == 0 else "1" for number in range(1, pairs + 1)]
@@ -229,11 +237,15 @@ def _write_mask(clip: Clip, t: int, mask: np.ndarray) -> None:
 
 def _make_pair(pair: Pair) -> None:
     """Write the pair's files, the flow last."""
-    still = pair_scene(_opened(pair.font), pair.seed, pair.number, pair.size)
-    frames = [still.frame(t) for t in (0, 1)]
+    font, t, to = _opened(pair.font), 0, 1
+    if pair.apart is None:
+        drama = pair_scene(font, pair.seed, pair.number, pair.size)
+    else:
+        drama, t, to = pair_of_clip(font, pair.seed, pair.number, pair.apart)
+    frames = drama.frame(t), drama.frame(to)
     for part, frame in zip(("img1.ppm", "img2.ppm"), frames, strict=True):
         _write_bytes(pair.file(part), cv2.imencode(".ppm", frame.image[..., ::-1])[1].tobytes())
-    flow = still.flow(0, 1, frames[0]).astype("<f4")
+    flow = drama.flow(t, to, frames[0]).astype("<f4")
     head = np.float32(FLO_MAGIC).astype("<f4").tobytes() + np.array(pair.size[::-1], "<i4").tobytes()
     _write_bytes(pair.file("flow.flo"), head + flow.tobytes())
 
