@@ -38,6 +38,8 @@ from keywarp.running import detect_video
 from keywarp.training.config import TrainConfig
 from keywarp.training.recipes import SMALL, synthetic
 
+FLOW = "flownet-matching"
+
 # ---------------------------------------------------------------------------------------------- how rows are trained
 
 
@@ -54,7 +56,7 @@ def video() -> TrainConfig:
         rates=trained | {".offset.": 0.05},
         validate_every=10**6,
         save_every=100,
-        model=SMALL | {"flow": "flownet-tiny"},
+        model=SMALL | {"flow": FLOW},
     )
 
 
@@ -221,8 +223,8 @@ class Budget:
     size: str = "full"
     videos: int = 60
     curve: int = 20
-    pairs: int = 4000
-    flow: int = 2000
+    pairs: int = 5000
+    flow: int = 6000
     detector: int = 4000
     steps: int = 400
     shorter: int = 192
@@ -301,9 +303,9 @@ class Study:
         """All work, in an order that fits."""
         b, pairs, flow, run = self.budget, self.folder / "pairs", self.folder / "flow", self.run
         yield Job("data", ("data", "synthesize", self.data, "--size", b.size, "--seed", 0))
-        yield Job("pairs", ("data", "synthesize-pairs", pairs, "--pairs", b.pairs, "--seed", 1))
-        given = ("--data", pairs, "--recipe", "synthetic", "--steps", b.flow, "--output", flow, *run)
-        yield Job("flow", ("train-flow", "flownet-tiny", *given), ("pairs",))
+        yield Job("pairs", ("data", "synthesize-pairs", pairs, "--pairs", b.pairs, "--seed", 1, "--apart", 10))
+        given = ("--data", pairs, "--recipe", "synthetic", "--steps", b.flow, "--validate-every", 1000)
+        yield Job("flow", ("train-flow", FLOW, *given, "--output", flow, *run), ("pairs",))
         for seed in b.seeds:
             given = ("--data", self.data, "--recipe", "synthetic", "--steps", b.detector)
             start = ("--output", self.detector(seed).parent, "--init-backbone", self.backbone)

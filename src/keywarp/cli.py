@@ -152,7 +152,7 @@ def train(method: str, options: TrainOptions) -> None:
 def train_flow(network: str, options: TrainFlowOptions) -> None:
     """Train a flow network on pairs with exact flow, for the option --init-flow of `train`.
 
-    Networks: flownet-s, flownet-half, flownet-inception, flownet-c, flownet-tiny.
+    Networks: flownet-s, flownet-half, flownet-inception, flownet-c, flownet-tiny, flownet-matching.
     """
     from keywarp.training.train_flow import train_flow
 

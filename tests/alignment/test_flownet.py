@@ -141,7 +141,7 @@ def test_parameters_of_the_papers():
     assert count / 2**20 == pytest.approx(96.67 - 59.59, abs=0.01)
 
 
-@pytest.mark.parametrize("name", ["flownet-tiny", "flownet-inception", "flownet-c-tiny"])
+@pytest.mark.parametrize("name", ["flownet-tiny", "flownet-inception", "flownet-matching"])
 def test_every_parameter_gets_a_gradient_but_the_scale_bias(name):
     network = FLOW_NETWORKS[name](scale_channels=4)
     field = network(Memory(images(2), ()), Frame(images(2)))

@@ -255,23 +255,25 @@ def _flownet_inception(scale_channels: int | None = 1024, quality: bool = False)
     return FlowNet(inception_encoder(), (64, 32, 16, 8), scale_channels, quality)
 
 
-def _flownet_c(width: float, displacement: int, stride: int) -> Callable[..., FlowNet]:
-    def build(scale_channels: int | None = 1024, quality: bool = False) -> FlowNet:
-        from keywarp.alignment.flownet_c import CorrelationEncoder  # which is made of what stands above
+def _flownet_c(scale_channels: int | None = 1024, quality: bool = False) -> FlowNet:
+    from keywarp.alignment.flownet_c import CorrelationEncoder  # which is made of what stands above
 
-        widths = [round(n * width) for n in (512, 256, 128, 64)]
-        return FlowNet(CorrelationEncoder(width, displacement, stride), widths, scale_channels, quality)
+    return FlowNet(CorrelationEncoder(), (512, 256, 128, 64), scale_channels, quality)
 
-    return build
+
+def _flownet_matching(scale_channels: int | None = 1024, quality: bool = False) -> FlowNet:
+    from keywarp.alignment.flownet_matching import MatchingEncoder
+
+    return FlowNet(MatchingEncoder(), (64, 48, 32, 16), scale_channels, quality)
 
 
 FLOW_NETWORKS: dict[str, Callable[..., FlowNet]] = {
     "flownet-s": _flownet(1),
     "flownet-half": _flownet(1 / 2),
     "flownet-inception": _flownet_inception,
-    "flownet-c": _flownet_c(1, 20, 2),
-    # For small images. The second also learns on a CPU what the others need a hundred thousand steps for: to match.
+    "flownet-c": _flownet_c,
+    # Ours: small, and quickly trained.
     "flownet-tiny": _flownet(1 / 8),
-    "flownet-c-tiny": _flownet_c(1 / 8, 5, 1),
+    "flownet-matching": _flownet_matching,
 }
 """Builders by name; each takes `scale_channels` and `quality`."""

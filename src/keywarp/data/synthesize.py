@@ -225,14 +225,14 @@ def _make_clip(clip: Clip) -> None:
     if clip.flow:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, flow=np.stack(flows).astype(np.float16))
-        _write_bytes(clip.output / "flow" / clip.split / f"{clip.name}.npz", buffer.getvalue())
+        write_atomically(clip.output / "flow" / clip.split / f"{clip.name}.npz", buffer.getvalue())
     write_atomically(clip.record, json.dumps(record))
 
 
 def _write_mask(clip: Clip, t: int, mask: np.ndarray) -> None:
     path = clip.output / _mask_file(clip.split, clip.name, t)
     path.parent.mkdir(exist_ok=True)
-    _write_bytes(path, cv2.imencode(".png", mask)[1].tobytes())
+    write_atomically(path, cv2.imencode(".png", mask)[1].tobytes())
 
 
 def _make_pair(pair: Pair) -> None:
@@ -244,21 +244,14 @@ def _make_pair(pair: Pair) -> None:
         drama, t, to = pair_of_clip(font, pair.seed, pair.number, pair.apart)
     frames = drama.frame(t), drama.frame(to)
     for part, frame in zip(("img1.ppm", "img2.ppm"), frames, strict=True):
-        _write_bytes(pair.file(part), cv2.imencode(".ppm", frame.image[..., ::-1])[1].tobytes())
+        write_atomically(pair.file(part), cv2.imencode(".ppm", frame.image[..., ::-1])[1].tobytes())
     flow = drama.flow(t, to, frames[0]).astype("<f4")
     head = np.float32(FLO_MAGIC).astype("<f4").tobytes() + np.array(pair.size[::-1], "<i4").tobytes()
-    _write_bytes(pair.file("flow.flo"), head + flow.tobytes())
+    write_atomically(pair.file("flow.flo"), head + flow.tobytes())
 
 
 def _mask_file(split: str, name: str, t: int) -> str:
     return f"masks/{split}/{name}/{t:06d}.png"
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """Write under a temporary name, then rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def _coco_vid(split: str, records: list[list[Any]], info: dict[str, Any], length: int) -> dict[str, Any]:
