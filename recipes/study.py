@@ -224,7 +224,7 @@ class Budget:
     videos: int = 60
     curve: int = 20
     pairs: int = 5000
-    flow: int = 6000
+    flow: int = 5000
     detector: int = 4000
     steps: int = 400
     shorter: int = 192
