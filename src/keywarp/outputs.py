@@ -316,6 +316,6 @@ def _write_label_map(path: Path, classes: np.ndarray) -> None:
     data = io.BytesIO()
     image.save(data, "PNG")
     try:
-        path.write_bytes(data.getvalue())
+        write_atomically(path, data.getvalue())
     except OSError as error:
         raise InterruptedWorkError(f"cannot write {path}: {error.strerror}; then use --resume") from None

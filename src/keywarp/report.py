@@ -60,7 +60,7 @@ def write_report(folder: Path) -> None:
     images = {}
     if any(row["curves"] for row in rows):
         images["Precision and recall"] = curves(rows)
-        (folder / "curves.png").write_bytes(images["Precision and recall"])
+        write_atomically(folder / "curves.png", images["Precision and recall"])
     pictures = [
         (picture["caption"], (folder / "worst" / picture["file"]).read_bytes()) for picture in document.get("worst", ())
     ]

@@ -37,10 +37,10 @@ class MatchingEncoder(PairEncoder):
         self.redirect = conv(2 * width, width // 2, 1)
         self.join = conv(width // 2 + (2 * reach + 1) ** 2, 2 * width, 1)
         self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
-        steps = torch.arange(-reach, reach + 1) / reach
+        steps = 4 * torch.arange(-reach, reach + 1) / reach  # from −4 to 4: as large as other maps
         self.displacements: Tensor
         grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy")).flatten(1)  # [2, D²], dx fast
-        self.register_buffer("displacements", 4 * grid, persistent=False)
+        self.register_buffer("displacements", grid, persistent=False)
         self.levels = nn.ModuleList(nn.Sequential(conv(a, b, 3, stride=2), conv(b, b, 3)) for a, b in pairwise(widths))
         self.widths = widths
 

@@ -18,12 +18,14 @@ from keywarp.data.scenes import Camera, Scene
 from keywarp.data.textures import bar, foliage, texture
 from keywarp.evaluation.motion import motion_iou
 
-__all__ = ["RECIPE", "SIZE", "cast", "scene"]
+__all__ = ["LENGTH", "RECIPE", "SIZE", "cast", "scene"]
 
 RECIPE = 2
 """Version of everything in this file: another number makes other videos from the same seed."""
 
 SIZE = (192, 320)
+LENGTH = 48
+"""Frames of a clip."""
 BLOCK = 30
 """Clips that together hold each class twice and each speed in its share: 10 clips with one object, with two, three."""
 

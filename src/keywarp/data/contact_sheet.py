@@ -5,7 +5,7 @@ Legend: (H, W) pixels · M objects
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from keywarp.data.datasets import Annotation, UnreadableFrameError, VideoDataset
+from keywarp.files import write_atomically
 
 TILES = 40
 COLUMNS = 5
@@ -32,12 +33,9 @@ def write_contact_sheet(datasets: Sequence[VideoDataset], path: Path) -> int:
     columns = min(COLUMNS, len(tiles))
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[at : at + columns]) for at in range(0, len(tiles), columns)]
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        Image.fromarray(np.vstack(rows)).save(temporary, "PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    sheet = io.BytesIO()
+    Image.fromarray(np.vstack(rows)).save(sheet, "PNG")
+    write_atomically(path, sheet.getvalue())
     return len(tiles)
 
 

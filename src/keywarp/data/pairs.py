@@ -9,19 +9,17 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from keywarp.data.casting import scene
+from keywarp.data.casting import LENGTH, scene
 from keywarp.data.emoji import ColourFont
 from keywarp.data.layers import Layer, Path, Wave
 from keywarp.data.scenes import Camera, Scene
 from keywarp.data.textures import shape, texture
 
-__all__ = ["CLIP", "pair_of_clip", "pair_scene"]
+__all__ = ["pair_of_clip", "pair_scene"]
 
 # Deviations of a displacement along x or y, in pixels at a width of 256: of the ground, and of things against it. The
 # camera moves most, as in the clips that detectors see.
 GROUND, THING = 4.0, 2.0
-
-CLIP = 48  # frames of a clip
 
 
 def pair_scene(font: ColourFont, seed: int, number: int, size: tuple[int, int]) -> Scene:
@@ -46,9 +44,9 @@ def pair_of_clip(font: ColourFont, seed: int, number: int, apart: int) -> tuple[
     to `apart` frames from each other."""
     rng = np.random.default_rng([seed, number, apart])
     distance = int(rng.integers(1, apart + 1))
-    first = int(rng.integers(CLIP - distance))
+    first = int(rng.integers(LENGTH - distance))
     t, to = rng.permutation([first, first + distance]).tolist()
-    return scene(font, seed, 0, number, CLIP), t, to
+    return scene(font, seed, 0, number, LENGTH), t, to
 
 
 def _path(rng: np.random.Generator, start: np.ndarray, side: float, moved: np.ndarray, change: float) -> Path:

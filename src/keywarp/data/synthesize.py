@@ -24,10 +24,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from keywarp.data.casting import RECIPE, SIZE, scene
+from keywarp.data.casting import LENGTH, RECIPE, SIZE, scene
 from keywarp.data.emoji import ColourFont, find_font
 from keywarp.data.imagenet_classes import IMAGENET_VID
-from keywarp.data.pairs import CLIP, pair_of_clip, pair_scene
+from keywarp.data.pairs import pair_of_clip, pair_scene
 from keywarp.data.video_writer import VideoWriter
 from keywarp.errors import UserError, unknown
 from keywarp.evaluation.motion import motion_iou, speed_shares
@@ -36,7 +36,7 @@ from keywarp.files import write_atomically
 __all__ = ["SIZES", "SPLITS", "synthesize", "synthesize_pairs"]
 
 SPLITS = ("train", "val", "test")
-SIZES = {"tiny": ((6, 3, 3), 24), "small": ((300, 60, 60), 48), "full": ((3000, 300, 300), 48)}
+SIZES = {"tiny": ((6, 3, 3), 24), "small": ((300, 60, 60), LENGTH), "full": ((3000, 300, 300), LENGTH)}
 """Clips of each split, and frames of a clip."""
 
 FPS = 25
@@ -139,8 +139,8 @@ def synthesize_pairs(
     data/00001_img1.ppm, 00001_img2.ppm and 00001_flow.flo, from the first to the second, (dx, dy) in pixels; and
     FlyingChairs_train_val.txt: a line for each pair, 1 = train, 2 = val, which is every tenth. Raises UserError.
     """
-    if apart is not None and (size is not None or not 1 <= apart < CLIP):
-        limit = "no size, frames of clips have theirs" if size is not None else f"frames 1 to {CLIP - 1} apart"
+    if apart is not None and (size is not None or not 1 <= apart < LENGTH):
+        limit = "no size, frames of clips have theirs" if size is not None else f"frames 1 to {LENGTH - 1} apart"
         raise UserError(f"wanted {limit}, got {size or apart}")
     size = size or ((192, 256) if apart is None else SIZE)
     if pairs < 1 or min(size) < 64:

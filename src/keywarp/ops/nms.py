@@ -50,21 +50,26 @@ def multiclass_nms(
     by_class = scores.T.flatten()  # [C·R]
     candidates = (by_class > score_threshold).nonzero()[:, 0]
     order = candidates[by_class[candidates].argsort(descending=True, stable=True)]
-    if nms_threshold >= 1:  # no boxes overlap by more
-        best = order[:keep]
-        return best % max(R, 1), best // max(R, 1), by_class[best]
-    over = np.packbits((box_iou(boxes, boxes) > nms_threshold).cpu().numpy(), axis=1, bitorder="little")
+    if nms_threshold < 1:  # else no boxes overlap by more
+        order = order[_best_kept(order.tolist(), boxes, C, nms_threshold, keep)]
+    best = order[:keep]
+    return best % max(R, 1), best // max(R, 1), by_class[best]
+
+
+def _best_kept(order: list[int], boxes: Tensor, C: int, threshold: float, keep: int) -> list[int]:
+    """Positions in `order` of the first `keep` candidates, c·R + box, that none before them suppresses."""
+    R = len(boxes)
+    over = np.packbits((box_iou(boxes, boxes) > threshold).cpu().numpy(), axis=1, bitorder="little")
     overlapped = [int.from_bytes(row.tobytes(), "little") for row in over]
     suppressed, kept = [0] * C, []
-    for candidate in order.tolist():
+    for position, candidate in enumerate(order):
         c, i = divmod(candidate, R)
         if not suppressed[c] >> i & 1:
-            kept.append(candidate)
+            kept.append(position)
             suppressed[c] |= overlapped[i]
             if len(kept) == keep:
                 break
-    best = torch.tensor(kept, dtype=torch.long, device=boxes.device)
-    return best % max(R, 1), best // max(R, 1), by_class[best]
+    return kept
 
 
 def suppress_frames(detections: VideoDetections, *, threshold: float, keep: int) -> VideoDetections:
