@@ -66,23 +66,23 @@ def without_scale() -> TrainConfig:
 
 
 def attention() -> TrainConfig:
-    """`video`, of methods whose aligner is not trained before: attention, feature flow."""
-    return replace(video(), rates={**video().rates, "aligner.": 1.0})
+    """`video`, of methods whose aligner is not trained before: attention (of unit vectors), feature flow."""
+    return replace(video(), rates={**video().rates, "aligner.": 1.0}, model={**video().model, "cosine": 25.0})
 
 
 def displacement_2() -> TrainConfig:
     """`attention` with d = 2."""
-    return replace(attention(), model={**video().model, "displacement": 2})
+    return replace(attention(), model={**attention().model, "displacement": 2})
 
 
 def displacement_3() -> TrainConfig:
     """`attention` with d = 3."""
-    return replace(attention(), model={**video().model, "displacement": 3})
+    return replace(attention(), model={**attention().model, "displacement": 3})
 
 
 def displacement_5() -> TrainConfig:
     """`attention` with d = 5."""
-    return replace(attention(), model={**video().model, "displacement": 5})
+    return replace(attention(), model={**attention().model, "displacement": 5})
 
 
 TRAININGS: dict[str, tuple[str, Callable[[], TrainConfig]]] = {

@@ -256,6 +256,7 @@ def psla(
     attention: str = "psla",
     displacement: int = 4,
     embedding: int | None = 256,
+    cosine: float | None = None,
     interval: int = 10,
     key_position: int | None = None,
     recursive: bool = True,
@@ -265,10 +266,12 @@ def psla(
     """Progressive sparse local attention (002), or a rival in its place.
 
     attention: of `ATTENTIONS`. displacement: d. embedding: channels of f and g (section 3.5), or None for none, which
-    the paper's model sizes imply. recursive: RFU, the temporal feature; else each key frame by itself. interval,
-    key_position: segments and their key frame, by default in the middle (l/2 − 1); without recursion the first, as
-    then "preceding" key frames are propagated (section 4.3). quality_net: blend propagated features with the
-    transform net's, whose features come from conv4's fourth block (res4b3).
+    the paper's model sizes imply. cosine: compare unit vectors, times this number (about 25), instead of raw inner
+    products; ours, for a trained detector that is to learn attention in few steps. recursive: RFU, the temporal
+    feature; else each key frame by itself. interval, key_position: segments and their key frame, by default in the
+    middle (l/2 − 1); without recursion the first, as then "preceding" key frames are propagated (section 4.3).
+    quality_net: blend propagated features with the transform net's, whose features come from conv4's fourth block
+    (res4b3).
     """
     feature_network, head, common = frame_network(backbone, **networks)
     if attention not in ATTENTIONS:
@@ -280,7 +283,7 @@ def psla(
         head,
         common,
         scheduler=SegmentCentre(interval, 0 if key_position is None and not recursive else key_position),
-        aligner=ATTENTIONS[attention](channels, embedding=embedding, **near),
+        aligner=ATTENTIONS[attention](channels, embedding=embedding, cosine=cosine, **near),
         aggregator=JointQualityAggregator(channels) if recursive else None,
         updater=BlendUpdater(JointQualityAggregator(channels)) if quality_net else None,
         transform_net=TransformNet(feature_network.low_channels, channels),

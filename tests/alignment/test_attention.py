@@ -13,12 +13,12 @@ kinds = pytest.mark.parametrize("kind", [*LOCAL, "Nonlocal"])
 embeddings = pytest.mark.parametrize("embedding", [8, None])
 
 
-def built(kind, embedding=8, displacement=2):
+def built(kind, embedding=8, displacement=2, cosine=None):
     """With f and g apart and a bias, so that every part shows."""
     if kind == "Nonlocal":
-        aligner = Nonlocal(C, embedding=embedding)
+        aligner = Nonlocal(C, embedding=embedding, cosine=cosine)
     else:
-        aligner = LOCAL[kind](C, displacement=displacement, embedding=embedding)
+        aligner = LOCAL[kind](C, displacement=displacement, embedding=embedding, cosine=cosine)
     for p in aligner.parameters():
         nn.init.normal_(p, std=0.3)
     return aligner
@@ -44,6 +44,8 @@ def carried(aligner, own, theirs, values=None):
 def typed_out(kind, aligner, own, theirs):
     """002, Eq. 1 to 5, cell by cell: affinities to the cells in reach, weights, sum."""
     f, g = aligner.f(theirs).expand(len(own), -1, -1, -1), aligner.g(own)
+    if aligner.cosine is not None:
+        f, g = f / f.norm(dim=1, keepdim=True), aligner.cosine * g / g.norm(dim=1, keepdim=True)
     values = theirs.expand(len(own), -1, -1, -1)
     h, w = own.shape[2:]
     out = torch.empty_like(values)
@@ -73,10 +75,11 @@ def in_reach(kind, a, b):
 
 @kinds
 @embeddings
+@pytest.mark.parametrize("cosine", [None, 3.0])
 @pytest.mark.parametrize("references", [1, 2])
 @pytest.mark.parametrize("size", [(4, 5), (1, 1), (3, 2)])
-def test_as_the_paper_reads(kind, embedding, references, size):
-    aligner, own, theirs = built(kind, embedding), features(2, size), features(references, size)
+def test_as_the_paper_reads(kind, embedding, cosine, references, size):
+    aligner, own, theirs = built(kind, embedding, cosine=cosine), features(2, size), features(references, size)
     with torch.no_grad():
         ours, wanted = carried(aligner, own, theirs), typed_out(kind, aligner, own, theirs)
     torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=1e-4)
@@ -195,6 +198,23 @@ def test_training_starts_with_like_attracting_like(kind):
     products, raw = (a.flatten(2).mT @ b.flatten(2) for a, b in ((aligner.g(maps), aligner.f(maps)), (maps, maps)))
     assert torch.corrcoef(torch.stack([products.flatten(), raw.flatten()]))[0, 1] > 0.95
     assert aligner.g.weight is not aligner.f.weight
+
+
+@pytest.mark.parametrize("kind", ["PSLA", "DensePSLA", "Nonlocal"])
+def test_unit_vectors_find_a_cell_again_beside_larger_ones(kind):
+    """Raw inner products of features that grow from cell to cell all go to the largest in reach."""
+    maps = nn.functional.normalize(torch.randn(1, 64, 5, 6), dim=1) * torch.arange(1.0, 31).view(1, 1, 5, 6)
+    build = Nonlocal if kind == "Nonlocal" else LOCAL[kind]
+    apart = [(carried(build(64, embedding=None, cosine=c), maps, maps) - maps).norm(dim=1) for c in (50.0, None)]
+    assert (apart[0] < 0.1 * maps.norm(dim=1)).all()
+    assert (apart[1] > 0.5 * maps.norm(dim=1)).any()
+
+
+@kinds
+@pytest.mark.parametrize("cosine", [0, -1.0])
+def test_a_cosine_that_is_not_positive_is_refused(kind, cosine):
+    with pytest.raises(UserError, match="cosine must be more than 0, or None"):
+        built(kind, cosine=cosine)
 
 
 @pytest.mark.parametrize("kind", LOCAL)

@@ -70,15 +70,20 @@ class AttentionAligner(Aligner):
     """Compares embeddings of the two frames' features, cell with cell: f of the reference's, g of the current's.
 
     channels: C. embedding: E channels of the 1×1 convolutions f and g (section 3.5); None = the features themselves,
-    as the paper's model sizes and its "parameter-free PSLA" imply (Table 3, section 4.4). The inner products are raw
-    (Eq. 1): neither scaled nor of unit vectors.
+    as the paper's model sizes and its "parameter-free PSLA" imply (Table 3, section 4.4). cosine: None = the inner
+    products are raw (Eq. 1); a number = they are of unit vectors, times it, which is not in the paper. Raw ones favour
+    cells of large features whatever they show, until training has made the features suit them; unit vectors find the
+    same thing again from the first step on, in the features of any trained detector.
 
     f and g start alike, which the paper leaves out: then their products are those of the features but for a factor and
     for what the projection loses, so like attracts like from the first step. It reads the first of a frame's maps.
     """
 
-    def __init__(self, channels: int, embedding: int | None) -> None:
+    def __init__(self, channels: int, embedding: int | None, cosine: float | None) -> None:
         super().__init__()
+        if cosine is not None and not cosine > 0:
+            raise UserError(f"cosine must be more than 0, or None for raw inner products, got {cosine}")
+        self.cosine = cosine
         self.f: nn.Module = nn.Identity()
         self.g: nn.Module = nn.Identity()
         if embedding is not None:
@@ -94,12 +99,13 @@ class AttentionAligner(Aligner):
         theirs = reference.work
         if theirs is None:
             theirs = self.remember(Frame(reference.image, features=reference.features))
-        return self.attend(self.g(_features(current)), theirs)
+        query: Tensor = self.g(_features(current))
+        return self.attend(query if self.cosine is None else self.cosine * F.normalize(query, dim=1), theirs)
 
     def remember(self, frame: Frame) -> Tensor:
         """The embedding `[K, E, h, w]` of a reference."""
-        embedding: Tensor = self.f(_features(frame))
-        return embedding
+        key: Tensor = self.f(_features(frame))
+        return key if self.cosine is None else F.normalize(key, dim=1)
 
     @abstractmethod
     def attend(self, query: Tensor, key: Tensor) -> Correspondence:
@@ -109,8 +115,10 @@ class AttentionAligner(Aligner):
 class LocalAligner(AttentionAligner):
     """Attends to the cells at most `displacement` d away."""
 
-    def __init__(self, channels: int, *, displacement: int = 4, embedding: int | None = 256) -> None:
-        super().__init__(channels, embedding)
+    def __init__(
+        self, channels: int, *, displacement: int = 4, embedding: int | None = 256, cosine: float | None = None
+    ) -> None:
+        super().__init__(channels, embedding, cosine)
         if displacement < 0:
             raise UserError(f"displacement must be 0 or more cells, got {displacement}; the paper has 2 to 5")
         self.offsets = self.neighbourhood(displacement)
@@ -166,8 +174,8 @@ class MatchTrans(LocalAligner):
 class Nonlocal(AttentionAligner):
     """Attends to all cells of the reference (section 4.3)."""
 
-    def __init__(self, channels: int, *, embedding: int | None = 256) -> None:
-        super().__init__(channels, embedding)
+    def __init__(self, channels: int, *, embedding: int | None = 256, cosine: float | None = None) -> None:
+        super().__init__(channels, embedding, cosine)
 
     def attend(self, query: Tensor, key: Tensor) -> GlobalAttention:
         return GlobalAttention(query, key)

@@ -18,7 +18,8 @@ class TransformNet(nn.Sequential):
     inputs: channels of the low-level features. channels: of the features to resemble. hidden: between them.
 
     It stands between what propagation asks of a frame's features and the lower layers, whose gradient so never comes
-    from there directly (section 3.4): it is not cut off. Start N(0, 0.01²), which the paper leaves out.
+    from there directly (section 3.4): it is not cut off. The start, which the paper leaves out, keeps the variance of
+    its input (He et al. 2015).
     """
 
     def __init__(self, inputs: int, channels: int, hidden: int = 256) -> None:
@@ -31,7 +32,7 @@ class TransformNet(nn.Sequential):
         )
         for layer in self:
             if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.kaiming_normal_(layer.weight)
                 nn.init.zeros_(cast(nn.Parameter, layer.bias))
 
     def forward(self, features: Features) -> Features:
