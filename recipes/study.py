@@ -459,8 +459,8 @@ class Runner:
 
 
 def measure_speed(study: Study, rounds: int = 3) -> None:
-    """Milliseconds a frame of every row on one clip of test: all rows in turn, `rounds` times, CPU time of one thread
-    or the GPU's wall time; the median. Kept in OUTPUT/speed.json."""
+    """Milliseconds a frame of every trained row on one clip of test: all rows in turn, `rounds` times, CPU time of one
+    thread or the GPU's wall time; the median. Kept in OUTPUT/speed.json."""
     seed = study.budget.seeds[0]
     video = open_dataset(study.data, "test").videos[0]
     torch.set_num_threads(1)
@@ -468,6 +468,9 @@ def measure_speed(study: Study, rounds: int = 3) -> None:
     clock, reads = clock_for(torch.device(study.device), threads=1)
     models = {}
     for row in (row for rows in ROWS.values() for row in rows if not row.oracle):
+        if not study.weights(row.training, seed).exists():
+            continue
+        study.describe(row, seed)
         models[row.name] = load(study.model(row, seed), device=study.device, **study.options(row))
     times: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(rounds + 1):
@@ -524,8 +527,8 @@ def tables(study: Study) -> str:
             f"### {title}",
             "",
             "| | mAP | slow | medium | fast | Seq-NMS | Seq-NMS+ | frames/s | Mi parameters | against | difference "
-            "| the paper's | source |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+            "| on fast | the paper's | source |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for row in group:
             own = known[row.name]
@@ -534,7 +537,11 @@ def tables(study: Study) -> str:
                 return spread([found[linking][name] for found in own.values() if name in found.get(linking, {})]) or "–"
 
             other = known.get(row.against, {})
-            difference = [own[s]["none"]["mAP"] - other[s]["none"]["mAP"] for s in own if s in other]
+
+            def difference(name: str, own: dict[int, Any] = own, other: dict[int, Any] = other) -> str:
+                pairs = [(own[s]["none"], other[s]["none"]) for s in own if s in other]
+                return spread([a[name] - b[name] for a, b in pairs if name in a and name in b], sign=True) or "–"
+
             cells = [
                 row.name,
                 column("none", "mAP") if own else "not measured",
@@ -543,12 +550,15 @@ def tables(study: Study) -> str:
                 f"{1000 / speed['milliseconds'][row.name]:.1f}" if row.name in speed["milliseconds"] else "–",
                 f"{speed['parameters'][row.name]:.2f}" if row.name in speed["parameters"] else "–",
                 row.against or "–",
-                spread(difference, sign=True) or "–",
+                difference("mAP"),
+                difference("mAP fast"),
                 f"{row.published:+.1f}" if row.published is not None else row.claim or "–",
                 row.source,
             ]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
+    if "machine" in speed:
+        lines += [f"frames/s: {speed['clock']}, one thread; {speed['machine']}.", ""]
     return "\n".join(lines)
 
 
@@ -561,7 +571,7 @@ def main() -> int:
     parser.add_argument("--backbone", default="imagenet", help="MobileNetV2's ImageNet weights: a file, or downloaded")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2")
-    parser.add_argument("--only", nargs="+", default=[], help="beginnings of the names of jobs; what they need too")
+    parser.add_argument("--only", nargs="+", default=[], help="beginnings of names of work, what it needs too; speed")
     options = parser.parse_args()
     budget = QUICK if options.quick else Budget()
     if options.seeds:
@@ -569,8 +579,10 @@ def main() -> int:
     backbone = str(Path(options.backbone).resolve()) if Path(options.backbone).is_file() else options.backbone
     study = Study(options.output.resolve(), budget, backbone, options.device)
     study.folder.mkdir(parents=True, exist_ok=True)
-    jobs, curves = wanted(list(study.jobs()), options.only), [] if options.only else list(study.curves())
-    if not jobs:
+    jobs = wanted(list(study.jobs()), options.only)
+    curves = wanted(list(study.curves()), options.only)
+    timed = "speed" in options.only or not (options.only or (study.folder / "speed.json").exists())
+    if not (jobs or curves or timed):
         parser.error(f"no work is named {' or '.join(options.only)}")
 
     def write() -> None:
@@ -586,7 +598,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130
-    if not missing and not options.only and not (study.folder / "speed.json").exists():
+    if not missing and timed:
         measure_speed(study)
     write()
     print(study.folder / "tables.md")

@@ -85,6 +85,7 @@ def test_what_is_done_is_not_done_again_and_a_failure_keeps_what_needs_it(whole,
 def test_only_takes_what_is_needed_too(whole):
     names = [job.name for job in study.wanted(list(whole.jobs()), ["1 DFF, test"])]
     assert names == ["data", "pairs", "flow", "1 detector", "1 dff", "1 DFF, test"]
+    assert [job.name for job in study.wanted(list(whole.curves()), ["1 DFF, test", "curve thp"])] == ["curve thp"]
 
 
 def test_tables_tell_means_spreads_and_paired_differences(whole):
@@ -95,7 +96,7 @@ def test_tables_tell_means_spreads_and_paired_differences(whole):
     lines = {line.split(" | ")[0].strip("| "): line for line in study.tables(whole).splitlines() if line[:1] == "|"}
     assert "| 55.0 ± 7.1 | – | – | 27.5 ± 3.5 | 56.0 ± 7.1 | – |" in lines["per frame"]
     assert "| 53.5 ± 6.4 |" in lines["DFF"]
-    assert "| per frame | -1.5 ± 0.7 | -0.8 |" in lines["DFF"]
+    assert "| per frame | -1.5 ± 0.7 | -0.8 ± 0.4 | -0.8 |" in lines["DFF"]
     assert "| not measured |" in lines["DFF fix N"]
 
 
