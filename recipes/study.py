@@ -60,6 +60,11 @@ def video() -> TrainConfig:
     )
 
 
+def partial() -> TrainConfig:
+    """`video`, with λ = 0.2 in 001, Eq. 12: at the paper's 2 nothing is computed anew after 400 steps."""
+    return replace(video(), model={**video().model, "area_weight": 0.2})
+
+
 def without_scale() -> TrainConfig:
     """`video`, of Deep Feature Flow without the scale field."""
     return replace(video(), model={**video().model, "scale_field": False})
@@ -91,7 +96,7 @@ TRAININGS: dict[str, tuple[str, Callable[[], TrainConfig]]] = {
     "psla-c": ("psla-c", attention),
     "fgfa": ("fgfa", video),
     "impression-d": ("impression-d", video),
-    "thp": ("thp-c3", video),
+    "thp": ("thp-c3", partial),
     "impression-b": ("impression-b", video),
     "dff-separate": ("dff-separate", video),
     "iff-b": ("iff-b", attention),
