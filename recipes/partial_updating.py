@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -116,14 +117,14 @@ def measure(setting: Setting, rounds: int) -> dict[str, list[list[float]]]:
             plain.append(seconds(lambda: setting.network(setting.now.image)))
             for name, (shape, updater) in CANDIDATES.items():
                 mask = shape(share, h, w)
-                ratios[name][i].append(seconds(lambda u=updater, m=mask: setting.update(u, m)) / plain[-1])
+                ratios[name][i].append(seconds(partial(setting.update, updater, mask)) / plain[-1])
             print(f"round {number + 1}, {share:.0%}", file=sys.stderr)
         for cache in CACHES:
             updater = PartialUpdater(cache=cache).eval()
-            keys[cache].append(seconds(lambda u=updater: u.key_features(setting.network, setting.key)) / plain[-1])
+            keys[cache].append(seconds(partial(updater.key_features, setting.network, setting.key)) / plain[-1])
     print(f"the plain network: {statistics.median(plain) * 1000:.0f} ms ({min(plain):.2f}–{max(plain):.2f} s)")
-    for cache, times in keys.items():
-        print(f"a key frame with a cache of {cache}: {statistics.median(times):.2f}")
+    for name, times in keys.items():
+        print(f"a key frame with a cache of {name}: {statistics.median(times):.2f}")
     return ratios
 
 

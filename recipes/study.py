@@ -1,9 +1,11 @@
 """Does each idea help, as its paper says? Trains and measures every row of docs/study.md, and writes the tables.
 
     python recipes/study.py --output study [--quick] [--jobs 2] [--backbone FILE] [--device cuda] [--seeds 0 1 2]
+    python recipes/study.py --tables RESULTS.json …
 
 Every piece of work is a `keywarp` command, whose output is in OUTPUT/logs; what is done is not done again, so the same
-command goes on after an interruption. `tables.md` is written anew after each piece, with what is known by then.
+command goes on after an interruption. `results.json` and, made of it, `tables.md` are written anew after each piece,
+with what is known by then; --tables makes them of the results of several runs together.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,34 +62,39 @@ def video() -> TrainConfig:
     )
 
 
+def with_arguments(config: TrainConfig, **arguments: Any) -> TrainConfig:
+    """A recipe whose model has further arguments."""
+    return replace(config, model={**config.model, **arguments})
+
+
 def partial() -> TrainConfig:
     """`video`, with λ = 0.2 in 001, Eq. 12: at the paper's 2 nothing is computed anew after 400 steps."""
-    return replace(video(), model={**video().model, "area_weight": 0.2})
+    return with_arguments(video(), area_weight=0.2)
 
 
 def without_scale() -> TrainConfig:
     """`video`, of Deep Feature Flow without the scale field."""
-    return replace(video(), model={**video().model, "scale_field": False})
+    return with_arguments(video(), scale_field=False)
 
 
 def attention() -> TrainConfig:
     """`video`, of methods whose aligner is not trained before: attention (of unit vectors), feature flow."""
-    return replace(video(), rates={**video().rates, "aligner.": 1.0}, model={**video().model, "cosine": 25.0})
+    return with_arguments(replace(video(), rates={**video().rates, "aligner.": 1.0}), cosine=25.0)
 
 
 def displacement_2() -> TrainConfig:
     """`attention` with d = 2."""
-    return replace(attention(), model={**attention().model, "displacement": 2})
+    return with_arguments(attention(), displacement=2)
 
 
 def displacement_3() -> TrainConfig:
     """`attention` with d = 3."""
-    return replace(attention(), model={**attention().model, "displacement": 3})
+    return with_arguments(attention(), displacement=3)
 
 
 def displacement_5() -> TrainConfig:
     """`attention` with d = 5."""
-    return replace(attention(), model={**attention().model, "displacement": 5})
+    return with_arguments(attention(), displacement=5)
 
 
 TRAININGS: dict[str, tuple[str, Callable[[], TrainConfig]]] = {
@@ -215,6 +222,12 @@ CURVES = {
 }
 """Accuracy against speed of these rows, as in 003, Figure 8, and 001, Figure 3."""
 LINKINGS = ("none", "seq-nms", "seq-nms+")
+COLUMNS = (
+    *("", "mAP", "slow", "medium", "fast", "Seq-NMS", "Seq-NMS+", "frames/s", "Mi parameters"),
+    *("against", "difference", "on fast", "the paper's", "source"),
+)
+Measured = Mapping[tuple[int, str], Mapping[str, Mapping[str, float]]]
+"""Of a row, by run and seed: by post-processing, by measure, in percent."""
 
 
 # ------------------------------------------------------------------------------------------------------------- work
@@ -242,12 +255,16 @@ QUICK = Budget("tiny", 2, 1, 20, 5, 8, 4, 96, 160, 1, (0,))
 """To see that everything runs; its figures say nothing."""
 
 
+Words = tuple[object, ...]
+"""Of a command line, or of a part of it."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One piece of work: a keywarp command, after others; prepare: done first."""
 
     name: str
-    command: Sequence[object]
+    command: Words
     needs: tuple[str, ...] = ()
     prepare: Callable[[], None] = lambda: None
 
@@ -296,7 +313,7 @@ class Study:
         return chosen
 
     @property
-    def run(self) -> tuple[object, ...]:
+    def run(self) -> Words:
         """How every long command runs."""
         return (*(("--threads", 1) if self.device == "cpu" else ()), "--device", self.device, "--resume")
 
@@ -309,12 +326,11 @@ class Study:
         b, pairs, flow, run = self.budget, self.folder / "pairs", self.folder / "flow", self.run
         yield Job("data", ("data", "synthesize", self.data, "--size", b.size, "--seed", 0))
         yield Job("pairs", ("data", "synthesize-pairs", pairs, "--pairs", b.pairs, "--seed", 1, "--apart", 10))
-        given = ("--data", pairs, "--recipe", "synthetic", "--steps", b.flow, "--validate-every", 1000)
+        given: Words = ("--data", pairs, "--recipe", "synthetic", "--steps", b.flow, "--validate-every", 1000)
         yield Job("flow", ("train-flow", FLOW, *given, "--output", flow, *run), ("pairs",))
         for seed in b.seeds:
-            given = ("--data", self.data, "--recipe", "synthetic", "--steps", b.detector)
+            given = ("--data", self.data, "--recipe", "synthetic", "--steps", b.detector, "--validate-every", 10**6)
             start = ("--output", self.detector(seed).parent, "--init-backbone", self.backbone)
-            start = (*start, "--validate-every", 10**6)
             yield Job(f"{seed} detector", ("train", "rfcn", *given, *start, *self._shape(seed), *run), ("data",))
         for name in TRAININGS:  # row by row, each of all seeds: what is done when it is stopped has its spread
             for seed in b.seeds:
@@ -333,27 +349,30 @@ class Study:
                 for row in rows:
                     self.describe(row, seed)
 
-            given = ("--models", *(self.model(row, seed) for row in rows), "--videos", self.budget.curve)
-            given = (*given, "--intervals", "2,5,10,20", "--radii", "1,2,4", "--output", self.folder / "curves" / name)
-            yield Job(f"curve {name}", ("tradeoff", f"{self.data}:test", *given, *self.run), (), prepare)
+            models = (self.model(row, seed) for row in rows)
+            given = ("--videos", self.budget.curve, "--intervals", "2,5,10,20", "--radii", "1,2,4")
+            command = ("tradeoff", f"{self.data}:test", "--models", *models, *given)
+            place = ("--output", self.folder / "curves" / name)
+            yield Job(f"curve {name}", (*command, *place, *self.run), (), prepare)
 
-    def _shape(self, seed: int) -> tuple[object, ...]:
+    def _shape(self, seed: int) -> Words:
         return ("--shorter", self.budget.shorter, "--longer", self.budget.longer, "--val-videos", 1, "--seed", seed)
 
     def _trained(self, name: str, seed: int) -> Job:
         method, recipe = TRAININGS[name]
         named = f"recipes/{Path(__file__).name}:{recipe.__name__}"
         given = ("--data", self.data, "--recipe", named, "--steps", self.budget.steps)
-        start = ("--init", self.detector(seed))
+        start: Words = ("--init", self.detector(seed))
+        needs: tuple[str, ...] = (f"{seed} detector",)
         if method.startswith(("dff", "fgfa", "thp", "impression", "optflow")):
-            start = (*start, "--init-flow", self.folder / "flow" / "best.safetensors")
+            start, needs = (*start, "--init-flow", self.folder / "flow" / "best.safetensors"), (*needs, "flow")
         place = ("--output", self.weights(name, seed).parent)
-        command = ("train", method, *given, *start, *place, *self._shape(seed), *self.run)
-        return Job(f"{seed} {name}", command, (f"{seed} detector", "flow"))
+        return Job(f"{seed} {name}", ("train", method, *given, *start, *place, *self._shape(seed), *self.run), needs)
 
     def _measured(self, row: Row, seed: int) -> Job:
         b, needs = self.budget, (f"{seed} {row.training}",)
         common = (f"{self.data}:test", "--videos", b.videos, "--output", self.results(row, seed), *self.run)
+        chosen: Words
         if row.oracle:
             chosen = ("--models", self.model(row, seed), "--gammas", 0.2, "--oracle")
             return Job(f"{seed} {row.name}, test", ("tradeoff", *common, *chosen), needs)
@@ -517,43 +536,59 @@ def spread(values: Sequence[float], sign: bool = False) -> str:
     return shown + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def tables(study: Study) -> str:
-    """All tables as Markdown."""
+def results(study: Study) -> dict[str, Any]:
+    """All that is measured by now: measures in percent by row, seed and post-processing; the speeds; whose weights."""
+    seeds, budget = study.budget.seeds, asdict(study.budget)
     rows = {row.name: row for group in ROWS.values() for row in group}
-    known = {
-        name: {seed: found for seed in study.budget.seeds if (found := measures(study, row, seed))}
+    measured = {
+        name: {str(seed): found for seed in seeds if (found := measures(study, row, seed))}
         for name, row in rows.items()
     }
-    file = study.folder / "speed.json"
-    speed = json.loads(file.read_text()) if file.exists() else {"milliseconds": {}, "parameters": {}}
+    measured = {name: found for name, found in measured.items() if found}
+    weights = (study.weights(rows[name].training, int(seed)) for name, found in measured.items() for seed in found)
+    commits = {read_description(file)["versions"].get("commit", "unknown") for file in weights if file.exists()}
+    speed = study.folder / "speed.json"
+    return {
+        "budget": {name: value for name, value in budget.items() if name != "seeds"},
+        "commits": sorted(commits),
+        "machine": machine(torch.device(study.device)),
+        "rows": measured,
+        "speed": json.loads(speed.read_text()) if speed.exists() else {},
+    }
+
+
+def tables(runs: Sequence[Mapping[str, Any]]) -> str:
+    """All tables as Markdown, of the `results` of one run or of several: then each run's seeds are further seeds.
+
+    Differences are of rows of the same run and seed. Speeds are of the first run that has them.
+    """
+    known = {
+        row.name: {(n, seed): own for n, run in enumerate(runs) for seed, own in run["rows"].get(row.name, {}).items()}
+        for group in ROWS.values()
+        for row in group
+    }
+    speed: Mapping[str, Any] = next((run["speed"] for run in runs if run["speed"]), {})
     lines: list[str] = []
     for title, group in ROWS.items():
-        lines += [
-            f"### {title}",
-            "",
-            "| | mAP | slow | medium | fast | Seq-NMS | Seq-NMS+ | frames/s | Mi parameters | against | difference "
-            "| on fast | the paper's | source |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-        ]
-        for row in group:
+        lines += [f"### {title}", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+        for row in (row for row in group if known[row.name]):
             own = known[row.name]
 
-            def column(linking: str, name: str, own: dict[int, Any] = own) -> str:
+            def column(linking: str, name: str, own: Measured = own) -> str:
                 return spread([found[linking][name] for found in own.values() if name in found.get(linking, {})]) or "–"
 
             other = known.get(row.against, {})
 
-            def difference(name: str, own: dict[int, Any] = own, other: dict[int, Any] = other) -> str:
-                pairs = [(own[s]["none"], other[s]["none"]) for s in own if s in other]
+            def difference(name: str, own: Measured = own, other: Measured = other) -> str:
+                pairs = [(own[run]["none"], other[run]["none"]) for run in own if run in other]
                 return spread([a[name] - b[name] for a, b in pairs if name in a and name in b], sign=True) or "–"
 
             cells = [
                 row.name,
-                column("none", "mAP") if own else "not measured",
-                *(column("none", name) for name in ("mAP slow", "mAP medium", "mAP fast")),
-                *(column(linking, "mAP") if not row.oracle else "–" for linking in LINKINGS[1:]),
-                f"{1000 / speed['milliseconds'][row.name]:.1f}" if row.name in speed["milliseconds"] else "–",
-                f"{speed['parameters'][row.name]:.2f}" if row.name in speed["parameters"] else "–",
+                *(column("none", name) for name in ("mAP", "mAP slow", "mAP medium", "mAP fast")),
+                *(column(linking, "mAP") for linking in LINKINGS[1:]),
+                f"{1000 / speed['milliseconds'][row.name]:.1f}" if row.name in speed.get("milliseconds", {}) else "–",
+                f"{speed['parameters'][row.name]:.2f}" if row.name in speed.get("parameters", {}) else "–",
                 row.against or "–",
                 difference("mAP"),
                 difference("mAP fast"),
@@ -561,10 +596,24 @@ def tables(study: Study) -> str:
                 row.source,
             ]
             lines.append(f"| {' | '.join(cells)} |")
+        if missing := [row.name for row in group if not known[row.name]]:
+            lines += ["", f"Not measured: {'; '.join(missing)}."]
         lines.append("")
-    if "machine" in speed:
-        lines += [f"frames/s: {speed['clock']}, one thread; {speed['machine']}.", ""]
-    return "\n".join(lines)
+    for run in runs:
+        count = max((len(found) for found in run["rows"].values()), default=0)
+        lines.append(f"Seeds: {count}; {run['machine']}; commits {', '.join(each[:7] for each in run['commits'])}.")
+    if speed:
+        lines.append(f"frames/s: {speed['clock']}, one thread; {speed['machine']}.")
+    return "\n".join([*lines, ""])
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """A `results.json`. Raises UserError."""
+    try:
+        run = json.loads(file.read_text())
+        return {name: run[name] for name in ("machine", "commits", "rows", "speed")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--tables takes the results.json of studies; {file} is none ({error})") from None
 
 
 def main() -> int:
@@ -577,7 +626,15 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2")
     parser.add_argument("--only", nargs="+", default=[], help="beginnings of names of work, what it needs too; speed")
+    parser.add_argument("--tables", type=Path, nargs="+", help="only print the tables of these runs' results.json")
     options = parser.parse_args()
+    if options.tables:
+        try:
+            print(tables([read_results(file) for file in options.tables]))
+        except UserError as error:
+            print(f"study: {error}", file=sys.stderr)
+            return 2
+        return 0
     budget = QUICK if options.quick else Budget()
     if options.seeds:
         budget = replace(budget, seeds=tuple(options.seeds))
@@ -591,7 +648,9 @@ def main() -> int:
         parser.error(f"no work is named {' or '.join(options.only)}")
 
     def write() -> None:
-        write_atomically(study.folder / "tables.md", tables(study))
+        known = results(study)
+        write_atomically(study.folder / "results.json", json.dumps(known, indent=1))
+        write_atomically(study.folder / "tables.md", tables([known]))
 
     signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -27,7 +27,7 @@ from keywarp.evaluation.truth import Truth
 from keywarp.files import write_atomically
 from keywarp.loading import load
 from keywarp.predictor import VideoPredictor
-from keywarp.structures import FrameResult, VideoDetections
+from keywarp.structures import Detections, FrameResult, VideoDetections
 
 THRESHOLD = 0.3
 SETTINGS = [(1, "dis")] + [(interval, flow) for interval in (3, 5, 10) for flow in ("dis", "codec")]
@@ -71,7 +71,7 @@ def run(
     return results, {name: 1000 * seconds / len(results) for name, seconds in ({"total": total} | parts).items()}
 
 
-def visible(result: FrameResult):
+def visible(result: FrameResult) -> Detections:
     assert result.detections is not None
     return result.detections[result.detections.scores >= THRESHOLD]
 

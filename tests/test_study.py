@@ -88,16 +88,49 @@ def test_only_takes_what_is_needed_too(whole):
     assert [job.name for job in study.wanted(list(whole.curves()), ["1 DFF, test", "curve thp"])] == ["curve thp"]
 
 
+def lines_of(table):
+    """A table's lines by row."""
+    return {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if line[:1] == "|"}
+
+
 def test_tables_tell_means_spreads_and_paired_differences(whole):
     rows = {row.name: row for group in study.ROWS.values() for row in group}
     for seed, (base, own) in enumerate([(60.0, 58.0), (50.0, 49.0)]):
         evaluation(whole.results(rows["per frame"], seed), **{"none": base, "seq-nms": base + 1})
         evaluation(whole.results(rows["DFF"], seed), none=own)
-    lines = {line.split(" | ")[0].strip("| "): line for line in study.tables(whole).splitlines() if line[:1] == "|"}
+    table = study.tables([study.results(whole)])
+    lines = lines_of(table)
     assert "| 55.0 ± 7.1 | – | – | 27.5 ± 3.5 | 56.0 ± 7.1 | – |" in lines["per frame"]
     assert "| 53.5 ± 6.4 |" in lines["DFF"]
     assert "| per frame | -1.5 ± 0.7 | -0.8 ± 0.4 | -0.8 |" in lines["DFF"]
-    assert "| not measured |" in lines["DFF fix N"]
+    assert "DFF fix N" not in lines
+    assert "Not measured: SFF, DIS; SFF, codec motion; DFF fix N; " in table
+    assert len({line.count("|") for line in lines.values()}) == 1
+
+
+def test_tables_of_runs_together_pair_within_each(tmp_path, capsys, monkeypatch):
+    rows = {row.name: row for group in study.ROWS.values() for row in group}
+    files = []
+    for name, figures in {"a": {"per frame": 60.0, "DFF": 58.0}, "b": {"per frame": 40.0, "FGFA": 41.0}}.items():
+        run = study.Study(tmp_path / name, study.Budget(seeds=(0,)))
+        for row, value in figures.items():
+            evaluation(run.results(rows[row], 0), none=value)
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_text(json.dumps(study.results(run)))
+    monkeypatch.setattr(sys, "argv", ["study.py", "--tables", *map(str, files)])
+    assert study.main() == 0
+    lines = lines_of(capsys.readouterr().out)
+    assert "| 50.0 ± 14.1 |" in lines["per frame"]
+    assert "| per frame | -2.0 |" in lines["DFF"]
+    assert "| per frame | +1.0 |" in lines["FGFA"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}"])
+def test_what_is_no_results_file_is_told(tmp_path, capsys, monkeypatch, text):
+    (tmp_path / "other.json").write_text(text)
+    monkeypatch.setattr(sys, "argv", ["study.py", "--tables", str(tmp_path / "other.json")])
+    assert study.main() == 2
+    assert capsys.readouterr().err.startswith("study: --tables takes the results.json of studies; ")
 
 
 def test_the_same_weights_under_another_description(tmp_path):

@@ -480,6 +480,7 @@ def _backbone(name: str, **options: Any) -> FeatureNetwork:
 
 
 def compose(feature_network: FeatureNetwork, head: TaskHead, common: dict[str, Any], **parts: Any) -> VideoModel:
+    """The model of a method's own parts and of what all methods share; the parts named in `fixed` do not learn."""
     fixed = common.pop("fixed")
     model = VideoModel(feature_network, head, **common, **parts)
     for name in fixed:

@@ -5,7 +5,7 @@ Legend: N frames · K = 1 or N keys · C channels · (h, w) feature cells
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from keywarp.networks.resnet import ResNet
 from keywarp.structures import Features, Frame, Memory
 from keywarp.updating import Updater
 
-CACHES = ("blocks", "stages")
+Cache = Literal["blocks", "stages"]
+CACHES: tuple[Cache, ...] = get_args(Cache)
 
 
 class UpdateMask(torch.autograd.Function):
@@ -60,7 +61,7 @@ class PartialUpdater(Updater):
     def __init__(
         self,
         threshold: float = 0.0,
-        cache: Literal["blocks", "stages"] = "blocks",
+        cache: Cache = "blocks",
         sparse: bool = True,
         break_even: float = 0.55,
         at_inference: bool = True,

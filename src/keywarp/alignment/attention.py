@@ -99,13 +99,15 @@ class AttentionAligner(Aligner):
         theirs = reference.work
         if theirs is None:
             theirs = self.remember(Frame(reference.image, features=reference.features))
-        query: Tensor = self.g(_features(current))
-        return self.attend(query if self.cosine is None else self.cosine * F.normalize(query, dim=1), theirs)
+        return self.attend(self._compared(self.g(_features(current))), theirs)
 
     def remember(self, frame: Frame) -> Tensor:
         """The embedding `[K, E, h, w]` of a reference."""
-        key: Tensor = self.f(_features(frame))
-        return key if self.cosine is None else F.normalize(key, dim=1)
+        return self._compared(self.f(_features(frame)))
+
+    def _compared(self, embedding: Tensor) -> Tensor:
+        """As its inner products are taken: as it is, or of length √cosine."""
+        return embedding if self.cosine is None else self.cosine**0.5 * F.normalize(embedding, dim=1)
 
     @abstractmethod
     def attend(self, query: Tensor, key: Tensor) -> Correspondence:
