@@ -1,0 +1,57 @@
+"""recipes/between_key_frames.py: what became of objects since the key frame, and what is lost of them."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from keywarp import evaluate as evaluating
+from keywarp.evaluate import evaluate
+from keywarp.evaluation.truth import Truth
+from keywarp.options import EvaluateOptions
+from toy_files import colour_model, write_toy
+
+FILE = Path(__file__).parents[1] / "recipes" / "between_key_frames.py"
+spec = importlib.util.spec_from_file_location("between_key_frames", FILE)
+recipe = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(recipe)
+
+
+def test_what_became_of_objects():
+    boxes = {  # by track, of frames 3 (the key frame) and 4
+        0: ([0, 0, 10, 10], [4, 0, 14, 10]),
+        1: ([0, 0, 10, 10], [5, 0, 15, 10]),
+        2: ([0, 0, 10, 10], [0, 0, 10, 6]),
+        3: (None, [0, 0, 10, 10]),
+    }
+    rows = [(f, t, box) for f in (3, 4) for t, both in boxes.items() if (box := both[f - 3]) is not None]
+    frames, tracks, at = (np.array(column) for column in zip(*rows, strict=True))
+    truth = Truth(np.arange(6), frames, at, np.zeros(7), tracks, np.ones(7))
+    names = [recipe.FATES[n] for n in recipe.fates(truth, 3)]
+    assert names == ["at a key frame"] * 3 + ["stayed", "moved", "changed shape", "came into view"]
+
+
+def test_the_table_is_of_both_evaluations(tmp_path, monkeypatch, capsys):
+    data = write_toy(tmp_path / "toy")
+    for name, interval in (("each", 1), ("carried", 12)):
+        monkeypatch.setattr(evaluating, "load_model", lambda *_, k=interval, **__: colour_model(k))
+        evaluate(str(data), EvaluateOptions(model="toy", output=tmp_path / name))
+    folders = ["--per-frame", str(tmp_path / "each"), "--carried", str(tmp_path / "carried")]
+    monkeypatch.setattr(sys, "argv", ["recipe", str(data), *folders, "--interval", "12"])
+    capsys.readouterr()
+    assert recipe.main() == 0
+    lines = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in capsys.readouterr().out.splitlines()}
+    objects, per_frame, carried, share = lines["all"][:4]
+    assert per_frame == "100.0"
+    assert float(carried) < 60
+    assert share == "100 %"
+    assert lines["at a key frame"][1:4] == ["100.0", "100.0", "0 %"]
+    assert sum(int(lines[name][0]) for name in recipe.FATES) == int(objects)
+
+
+def test_what_cannot_be_read_is_told(tmp_path, monkeypatch, capsys):
+    data = write_toy(tmp_path / "toy")
+    monkeypatch.setattr(sys, "argv", ["recipe", str(data), "--per-frame", "nowhere", "--carried", "nowhere"])
+    assert recipe.main() == 2
+    assert capsys.readouterr().err.startswith("between_key_frames: no such results: nowhere")
