@@ -120,7 +120,8 @@ def test_layouts_and_half_precision():
     offsets = dense_offsets(2)
     wanted = affinity(query, reference, offsets)
     last = [x.contiguous(memory_format=torch.channels_last) for x in (query, reference)]
-    torch.testing.assert_close(affinity(*last, offsets), wanted)
+    # Sums of 64 products of some hundreds: processors add them up in other orders for other layouts.
+    torch.testing.assert_close(affinity(*last, offsets), wanted, atol=5e-3, rtol=0)
     weights = torch.rand(1, 25, 8, 9)
     torch.testing.assert_close(gather_sum(last[1], weights, offsets), gather_sum(reference, weights, offsets))
 
