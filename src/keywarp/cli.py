@@ -353,13 +353,16 @@ def synthesize_pairs(
     apart: Annotated[
         int | None, Parameter(help="frames of clips as of the benchmark, 1 to so many apart; default: things at random")
     ] = None,
+    objects: Annotated[float, Parameter(help="share of the pairs in which only the motion of things is known")] = 0.0,
     font: Annotated[Path | None, Parameter(help="a colour emoji font; default: the system's")] = None,
     workers: Annotated[int | None, Parameter(help="processes; default: the machine's cores")] = None,
 ) -> None:
     """Make frame pairs with exact flow, laid out like Flying Chairs, to pre-train flow networks on."""
     from keywarp.data.synthesize import synthesize_pairs
 
-    synthesize_pairs(output, pairs=pairs, seed=seed, size=size, apart=apart, font=font, workers=workers)
+    synthesize_pairs(
+        output, pairs=pairs, seed=seed, size=size, apart=apart, objects=objects, font=font, workers=workers
+    )
 
 
 @data.command

@@ -10,6 +10,7 @@ from torchvision.datasets import FlyingChairs
 from keywarp.cli import main
 from keywarp.data import synthesize as synthesizing
 from keywarp.data.emoji import find_font
+from keywarp.data.flow_pairs import open_flow_pairs
 from keywarp.data.imagenet_classes import IMAGENET_VID
 from keywarp.data.reading import open_dataset
 from keywarp.data.synthesize import SIZES, synthesize, synthesize_pairs
@@ -214,6 +215,23 @@ def test_pairs_of_clips_are_a_few_frames_apart(tmp_path):
         moved.append(np.hypot(*flow).mean())
     assert 3 < np.mean(moved) < 40
     assert len(set(np.round(moved, 3))) == 9
+
+
+def test_in_a_share_of_the_pairs_only_the_motion_of_things_is_known(tmp_path):
+    synthesize_pairs(tmp_path / "whole", pairs=20, apart=10, workers=1)
+    synthesize_pairs(tmp_path / "things", pairs=20, apart=10, objects=0.5, workers=1)
+    whole, things = (open_flow_pairs(tmp_path / name, "train") for name in ("whole", "things"))
+    shares = []
+    for n in range(18):
+        assert np.array_equal(whole[n].current, things[n].current)
+        known = ~np.isnan(things[n].flow).any(-1)
+        assert np.array_equal(whole[n].flow[known], things[n].flow[known])
+        shares.append(known.mean())
+    assert all(0 < share < 0.8 or share == 1 for share in shares)
+    assert 4 <= sum(share < 1 for share in shares) <= 14
+    for share in (-0.1, 1.1):
+        with pytest.raises(UserError, match="share of pairs from 0 to 1"):
+            synthesize_pairs(tmp_path / "c", objects=share, workers=1)
 
 
 def test_the_ground_of_pairs_moves_more_than_things_against_it(tmp_path):

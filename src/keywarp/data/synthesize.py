@@ -41,6 +41,7 @@ SIZES = {"tiny": ((6, 3, 3), 24), "small": ((300, 60, 60), LENGTH), "full": ((30
 
 FPS = 25
 FLO_MAGIC = 202021.25  # the first number of every .flo file
+UNKNOWN = 1e9  # what a .flo file has where flow is not known
 UNFINISHED = ".unfinished"  # a folder in the output: the settings, and the annotations of the clips that are done
 
 
@@ -69,7 +70,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Pair:
-    """One pair to make. number: from 1. size: (H, W). apart: as of `synthesize_pairs`."""
+    """One pair to make. number: from 1. size: (H, W). apart, objects: as of `synthesize_pairs`."""
 
     folder: Path
     font: Path
@@ -77,6 +78,7 @@ class Pair:
     number: int
     size: tuple[int, int]
     apart: int | None
+    objects: float
 
     def file(self, part: str) -> Path:
         """img1.ppm, img2.ppm, or flow.flo, which is written last."""
@@ -128,13 +130,16 @@ def synthesize_pairs(
     seed: int = 0,
     size: tuple[int, int] | None = None,
     apart: int | None = None,
+    objects: float = 0.0,
     font: Path | None = None,
     workers: int | None = None,
 ) -> None:
     """Make frame pairs with exact flow in the folder `output`, laid out like Flying Chairs, or go on with them.
 
     Things move at random over a ground that moves too, in frames of `size` (H, W), by default 192 × 256; or, with
-    `apart`, the pairs are frames of clips as of the benchmark, 1 to `apart` frames from each other.
+    `apart`, the pairs are frames of clips as of the benchmark, 1 to `apart` frames from each other. In the share
+    `objects` of the pairs only the motion of things is known, that of the ground is not (1e9, as Middlebury has it):
+    the ground has most of the pixels, and a network that learns from all of them hardly learns to see things move.
 
     data/00001_img1.ppm, 00001_img2.ppm and 00001_flow.flo, from the first to the second, (dx, dy) in pixels; and
     FlyingChairs_train_val.txt: a line for each pair, 1 = train, 2 = val, which is every tenth. Raises UserError.
@@ -145,11 +150,13 @@ def synthesize_pairs(
     size = size or ((192, 256) if apart is None else SIZE)
     if pairs < 1 or min(size) < 64:
         raise UserError(f"wanted at least 1 pair of at least 64×64 pixels, got {pairs} of {size[0]}×{size[1]}")
+    if not 0 <= objects <= 1:
+        raise UserError(f"wanted a share of pairs from 0 to 1 with only the objects' motion, got {objects}")
     found = _checked(font, seed, workers)
     info = {"recipe": RECIPE, "pairs": pairs, "seed": seed, "size": list(size), "apart": apart, "font": found.name}
-    _start(output, {"description": "keywarp data synthesize-pairs", **info})
+    _start(output, {"description": "keywarp data synthesize-pairs", **info, "objects": objects})
     (output / "data").mkdir(exist_ok=True)
-    wanted = [Pair(output / "data", found, seed, number, size, apart) for number in range(1, pairs + 1)]
+    wanted = [Pair(output / "data", found, seed, number, size, apart, objects) for number in range(1, pairs + 1)]
     missing = [pair for pair in wanted if not pair.file("flow.flo").is_file()]
     _in_processes(_make_pair, missing, pairs, "pairs", workers)
     lines = ["2" if number % 10 == 0 else "1" for number in range(1, pairs + 1)]
@@ -246,6 +253,9 @@ def _make_pair(pair: Pair) -> None:
     for part, frame in zip(("img1.ppm", "img2.ppm"), frames, strict=True):
         write_atomically(pair.file(part), cv2.imencode(".ppm", frame.image[..., ::-1])[1].tobytes())
     flow = drama.flow(t, to, frames[0]).astype("<f4")
+    things = frames[0].owner > 0
+    if things.any() and np.random.default_rng([pair.seed, pair.number, 0, 1]).random() < pair.objects:
+        flow[~things] = UNKNOWN
     head = np.float32(FLO_MAGIC).astype("<f4").tobytes() + np.array(pair.size[::-1], "<i4").tobytes()
     write_atomically(pair.file("flow.flo"), head + flow.tobytes())
 
