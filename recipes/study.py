@@ -525,7 +525,7 @@ def measures(study: Study, row: Row, seed: int) -> dict[str, dict[str, float]] |
 
 
 def _percent(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: 100 * value for name, value in values.items() if name.startswith("mAP") and value is not None}
+    return {name: round(100 * value, 3) for name, value in values.items() if name.startswith("mAP") and value is not None}
 
 
 def spread(values: Sequence[float], sign: bool = False) -> str:
@@ -570,8 +570,11 @@ def tables(runs: Sequence[Mapping[str, Any]]) -> str:
     speed: Mapping[str, Any] = next((run["speed"] for run in runs if run["speed"]), {})
     lines: list[str] = []
     for title, group in ROWS.items():
-        lines += [f"### {title}", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-        for row in (row for row in group if known[row.name]):
+        measured = [row for row in group if known[row.name]]
+        lines += [f"### {title}", ""]
+        if measured:
+            lines += [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+        for row in measured:
             own = known[row.name]
 
             def column(linking: str, name: str, own: Measured = own) -> str:
@@ -596,9 +599,11 @@ def tables(runs: Sequence[Mapping[str, Any]]) -> str:
                 row.source,
             ]
             lines.append(f"| {' | '.join(cells)} |")
-        if missing := [row.name for row in group if not known[row.name]]:
-            lines += ["", f"Not measured: {'; '.join(missing)}."]
-        lines.append("")
+        if measured:
+            lines.append("")
+        if len(measured) < len(group):
+            missing = (row.name for row in group if row not in measured)
+            lines += [f"Not measured: {'; '.join(missing)}.", ""]
     for run in runs:
         count = max((len(found) for found in run["rows"].values()), default=0)
         lines.append(f"Seeds: {count}; {run['machine']}; commits {', '.join(each[:7] for each in run['commits'])}.")
