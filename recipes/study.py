@@ -525,7 +525,8 @@ def measures(study: Study, row: Row, seed: int) -> dict[str, dict[str, float]] |
 
 
 def _percent(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: round(100 * value, 3) for name, value in values.items() if name.startswith("mAP") and value is not None}
+    known = {name: value for name, value in values.items() if name.startswith("mAP") and value is not None}
+    return {name: round(100 * value, 3) for name, value in known.items()}
 
 
 def spread(values: Sequence[float], sign: bool = False) -> str:
