@@ -23,7 +23,7 @@ from keywarp.data.datasets import spread
 from keywarp.data.reading import open_dataset, split_of
 from keywarp.errors import UserError
 from keywarp.evaluation.matching import matches
-from keywarp.evaluation.motion import FAST_BELOW
+from keywarp.evaluation.motion import FAST_BELOW, box_area, paired_iou
 from keywarp.evaluation.results_files import Results, read_results
 from keywarp.evaluation.truth import Truth
 
@@ -37,11 +37,9 @@ def fates(truth: Truth, interval: int) -> np.ndarray:
     keys = truth.frames - truth.frames % interval
     nowhere = np.full(4, np.nan)
     then = np.array([boxes.get(at, nowhere) for at in zip(keys, truth.tracks, strict=True)]).reshape(-1, 4)
-    centres, sizes = (truth.boxes[:, :2] + truth.boxes[:, 2:]) / 2, truth.boxes[:, 2:] - truth.boxes[:, :2]
-    centres_then, sizes_then = (then[:, :2] + then[:, 2:]) / 2, then[:, 2:] - then[:, :2]
-    common = np.minimum(sizes, sizes_then).prod(axis=1)
-    shape = common / (sizes.prod(axis=1) + sizes_then.prod(axis=1) - common)
-    moved = np.linalg.norm(centres - centres_then, axis=1) / np.sqrt(sizes.prod(axis=1))
+    centres, centres_then = ((each[:, :2] + each[:, 2:]) / 2 for each in (truth.boxes, then))
+    shape = paired_iou(truth.boxes - np.tile(centres, 2), then - np.tile(centres_then, 2))
+    moved = np.linalg.norm(centres - centres_then, axis=1) / np.sqrt(box_area(truth.boxes))
     tests = [truth.frames == keys, np.isnan(shape), shape < 0.7, moved >= 0.5]
     return np.select(tests, range(len(tests)), len(tests))
 

@@ -325,7 +325,10 @@ class Study:
         """All work, in an order that fits."""
         b, pairs, flow, run = self.budget, self.folder / "pairs", self.folder / "flow", self.run
         yield Job("data", ("data", "synthesize", self.data, "--size", b.size, "--seed", 0))
-        yield Job("pairs", ("data", "synthesize-pairs", pairs, "--pairs", b.pairs, "--seed", 1, "--apart", 10))
+        yield Job(
+            "pairs",
+            ("data", "synthesize-pairs", pairs, "--pairs", b.pairs, "--seed", 1, "--apart", 10, "--objects", 0.8),
+        )
         given: Words = ("--data", pairs, "--recipe", "synthetic", "--steps", b.flow, "--validate-every", 1000)
         yield Job("flow", ("train-flow", FLOW, *given, "--output", flow, *run), ("pairs",))
         for seed in b.seeds:
@@ -569,6 +572,7 @@ def tables(runs: Sequence[Mapping[str, Any]]) -> str:
         for row in group
     }
     speed: Mapping[str, Any] = next((run["speed"] for run in runs if run["speed"]), {})
+    milliseconds, parameters = (speed.get(name, {}) for name in ("milliseconds", "parameters"))
     lines: list[str] = []
     for title, group in ROWS.items():
         measured = [row for row in group if known[row.name]]
@@ -591,8 +595,8 @@ def tables(runs: Sequence[Mapping[str, Any]]) -> str:
                 row.name,
                 *(column("none", name) for name in ("mAP", "mAP slow", "mAP medium", "mAP fast")),
                 *(column(linking, "mAP") for linking in LINKINGS[1:]),
-                f"{1000 / speed['milliseconds'][row.name]:.1f}" if row.name in speed.get("milliseconds", {}) else "–",
-                f"{speed['parameters'][row.name]:.2f}" if row.name in speed.get("parameters", {}) else "–",
+                f"{1000 / milliseconds[row.name]:.1f}" if row.name in milliseconds else "–",
+                f"{parameters[row.name]:.2f}" if row.name in parameters else "–",
                 row.against or "–",
                 difference("mAP"),
                 difference("mAP fast"),

@@ -1,8 +1,6 @@
 """recipes/between_key_frames.py: what became of objects since the key frame, and what is lost of them."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -10,12 +8,10 @@ from keywarp import evaluate as evaluating
 from keywarp.evaluate import evaluate
 from keywarp.evaluation.truth import Truth
 from keywarp.options import EvaluateOptions
+from recipe_files import recipe_module
 from toy_files import colour_model, write_toy
 
-FILE = Path(__file__).parents[1] / "recipes" / "between_key_frames.py"
-spec = importlib.util.spec_from_file_location("between_key_frames", FILE)
-recipe = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(recipe)
+recipe = recipe_module("between_key_frames")
 
 
 def test_what_became_of_objects():

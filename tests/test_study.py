@@ -1,9 +1,7 @@
 """recipes/study.py: its work is well-formed, goes on where it stopped, and its tables say what was measured."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,12 +12,9 @@ from keywarp.loading import load
 from keywarp.methods import METHODS, impression
 from keywarp.networks.weight_files import save_model
 from keywarp.training.recipes import recipe
+from recipe_files import recipe_module
 
-FILE = Path(__file__).parents[1] / "recipes" / "study.py"
-spec = importlib.util.spec_from_file_location("study", FILE)
-study = importlib.util.module_from_spec(spec)
-sys.modules["study"] = study
-spec.loader.exec_module(study)
+study = recipe_module("study")
 
 
 def evaluation(folder, **percent):
@@ -61,7 +56,7 @@ def test_every_row_is_measured_for_every_seed(whole):
 def test_recipes_are_of_their_methods():
     for method, function in study.TRAININGS.values():
         assert method in METHODS
-        assert recipe(f"{FILE}:{function.__name__}", method) == function()
+        assert recipe(f"{study.__file__}:{function.__name__}", method) == function()
 
 
 def test_what_is_done_is_not_done_again_and_a_failure_keeps_what_needs_it(whole, capfd):

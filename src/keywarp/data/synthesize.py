@@ -153,8 +153,8 @@ def synthesize_pairs(
     if not 0 <= objects <= 1:
         raise UserError(f"wanted a share of pairs from 0 to 1 with only the objects' motion, got {objects}")
     found = _checked(font, seed, workers)
-    info = {"recipe": RECIPE, "pairs": pairs, "seed": seed, "size": list(size), "apart": apart, "font": found.name}
-    _start(output, {"description": "keywarp data synthesize-pairs", **info, "objects": objects})
+    info = {"recipe": RECIPE, "pairs": pairs, "seed": seed, "size": list(size), "apart": apart, "objects": objects}
+    _start(output, {"description": "keywarp data synthesize-pairs", **info, "font": found.name})
     (output / "data").mkdir(exist_ok=True)
     wanted = [Pair(output / "data", found, seed, number, size, apart, objects) for number in range(1, pairs + 1)]
     missing = [pair for pair in wanted if not pair.file("flow.flo").is_file()]
