@@ -617,13 +617,18 @@ def tables(runs: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def read_results(file: Path) -> dict[str, Any]:
-    """A `results.json`. Raises UserError."""
-    try:
-        run = json.loads(file.read_text())
-        return {name: run[name] for name in ("machine", "commits", "rows", "speed")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--tables takes the results.json of studies; {file} is none ({error})") from None
+def read_results(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Of several runs' `results.json`, all of one budget. Raises UserError."""
+    runs: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            run = json.loads(file.read_text())
+            runs.append({name: run[name] for name in ("budget", "machine", "commits", "rows", "speed")})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"--tables takes the results.json of studies; {file} is none ({error})") from None
+        if runs[-1]["budget"] != runs[0]["budget"]:
+            raise UserError(f"--tables takes runs of one budget; {file} and {files[0]} have two")
+    return runs
 
 
 def main() -> int:
@@ -640,7 +645,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.tables:
         try:
-            print(tables([read_results(file) for file in options.tables]))
+            print(tables(read_results(options.tables)))
         except UserError as error:
             print(f"study: {error}", file=sys.stderr)
             return 2

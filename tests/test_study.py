@@ -128,6 +128,14 @@ def test_what_is_no_results_file_is_told(tmp_path, capsys, monkeypatch, text):
     assert capsys.readouterr().err.startswith("study: --tables takes the results.json of studies; ")
 
 
+def test_runs_of_two_budgets_share_no_table(tmp_path):
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, steps in zip(files, (400, 800), strict=True):
+        file.write_text(json.dumps(study.results(study.Study(tmp_path, study.Budget(steps=steps)))))
+    with pytest.raises(UserError, match="runs of one budget"):
+        study.read_results(files)
+
+
 def test_the_same_weights_under_another_description(tmp_path):
     torch.manual_seed(0)
     model = impression("resnet-tiny", flow="flownet-tiny", num_classes=3, shorter=64, longer=96)

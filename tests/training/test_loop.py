@@ -42,7 +42,7 @@ def run_of(folder, config=CONFIG, method="dff", data=None, **more) -> Run:
 
     data = [toy()] if data is None else data
     clips = TrainingClips(data, model.training_plan, model.transform, config)
-    return Run(VideoTask(model.train()), clips, collate, config, folder, save, workers=0, **more)
+    return Run(VideoTask(model.train()), clips, collate, config, folder, save, **({"workers": 0} | more))
 
 
 def rows(folder) -> list[dict]:
@@ -210,14 +210,14 @@ from keywarp.training.loop import fit
 from keywarp.training.processes import Processes
 torch.set_num_threads(1)
 config = replace(CONFIG, images_per_step=4, steps={steps}, ema=0.0, save_every=2)
-fit(run_of(Path({folder!r}), config, processes=Processes("cpu"), resume={resume}))
+fit(run_of(Path({folder!r}), config, processes=Processes("cpu"), resume={resume}, workers={workers}))
 """
 
 
-def script(folder: Path, *, steps: int = 6, resume: bool = False) -> Path:
+def script(folder: Path, *, steps: int = 6, resume: bool = False, workers: int = 0) -> Path:
     path = folder.with_suffix(".py")
     tests = str(Path(__file__).parents[1])
-    path.write_text(SCRIPT.format(tests=tests, folder=str(folder), steps=steps, resume=resume))
+    path.write_text(SCRIPT.format(tests=tests, folder=str(folder), steps=steps, resume=resume, workers=workers))
     return path
 
 
@@ -262,3 +262,23 @@ def test_a_killed_run_resumes_to_the_same_weights(how, tmp_path):
     assert losses(folder) == losses(tmp_path / "whole")
     whole, resumed = weights(tmp_path / "whole"), weights(folder)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_whole_job_is_an_interruption(tmp_path):
+    file = script(tmp_path / "job", steps=1000, workers=1)
+    child = subprocess.Popen(
+        [sys.executable, file],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.time() + 120
+    while not (tmp_path / "job" / "last.ckpt").exists() and time.time() < deadline:
+        time.sleep(0.01)
+    os.killpg(child.pid, signal.SIGTERM)
+    said, _ = child.communicate(timeout=60)
+    assert "interrupted at step" in said
+    assert "DataLoader worker" not in said

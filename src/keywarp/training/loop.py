@@ -204,7 +204,13 @@ def _loader(run: Run, step: int, rank: int, world: int) -> DataLoader[Any]:
         num_workers=run.workers,
         prefetch_factor=4 if run.workers else None,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_outlive_one_sigterm,
     )
+
+
+def _outlive_one_sigterm(worker: int) -> None:
+    """A cluster's reaches every process of a job: the training process, which writes a checkpoint, ends the others."""
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _running_mean(network: nn.Module, config: TrainConfig) -> AveragedModel | None:
