@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from keywarp.methods import METHODS
+from keywarp.methods import METHODS, preset
 
 PAGE = Path(__file__).parents[1] / "docs" / "add-a-method.md"
 
@@ -19,6 +19,7 @@ def test_the_page_adds_a_method_that_trains_and_runs():
         for block in blocks:
             exec(block, names)
         assert "iff-recursive" in METHODS
+        assert preset("iff-recursive") == {}  # `train` takes it too
     finally:
         METHODS.pop("iff-recursive", None)
     assert [r.index for r in names["results"]] == [0, 1]

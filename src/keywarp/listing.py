@@ -113,7 +113,7 @@ def rows() -> Iterator[Cost]:
     """Every method, then variants: backbones, flow networks, deformable layers, split points, embeddings."""
     for name, build in METHODS.items():
         row = Cost(name, None, None, None, None, SFF_LATENCY) if name == "sff" else cost(name, build)
-        yield replace(row, published=PUBLISHED[name])
+        yield replace(row, published=PUBLISHED.get(name))
     for backbone in ("mobilenet-v2", "resnet-18", "resnet-34", "resnet-50"):
         yield cost(f"rfcn {backbone}", partial(rfcn, backbone))
         for flow in ("flownet-s", "flownet-half", "flownet-inception"):

@@ -412,8 +412,8 @@ METHODS: dict[str, Callable[..., VideoModel]] = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The arguments that a method's name stands for, which a recipe leaves alone."""
-    return dict(_ROWS[name][1])
+    """The arguments that a method's name stands for, which a recipe leaves alone; none for a builder of one's own."""
+    return dict(_ROWS[name][1]) if name in _ROWS else {}
 
 
 def frame_network(
