@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keywarp.data.datasets import spread
+from keywarp.data.datasets import VideoDataset, spread
 from keywarp.data.reading import open_dataset, split_of
 from keywarp.errors import UserError
 from keywarp.evaluation.matching import matches
@@ -55,13 +55,21 @@ def found(results: Results, truths: Sequence[Truth], score: float) -> tuple[np.n
     return np.concatenate(hits), wrong / sum(len(truth.labelled) for truth in truths)
 
 
+def unlinked(folder: Path, dataset: VideoDataset, positions: Sequence[int]) -> Results:
+    """The detections of an evaluation without post-processing. Raises UserError."""
+    rows = read_results(folder, dataset, {}, positions)
+    if folder.name not in rows:
+        raise UserError(f"{folder} has no row without post-processing; evaluate with --postprocess none")
+    return rows[folder.name]
+
+
 def table(options: argparse.Namespace) -> str:
     """Recall of both, by fate and by distance, of all objects and of fast ones, in Markdown. Raises UserError."""
     whole = open_dataset(*split_of(options.data, "val"))
     positions = spread(len(whole.videos), options.videos)
     truths = [Truth.of(whole.videos[position]) for position in positions]
     (there, wrong), (carried, wrong_carried) = (
-        found(read_results(folder, whole, {}, positions)[folder.name], truths, options.score)
+        found(unlinked(folder, whole, positions), truths, options.score)
         for folder in (options.per_frame, options.carried)
     )
     of_each = np.concatenate([fates(t, options.interval) for t in truths])

@@ -356,9 +356,18 @@ def test_an_interrupted_run_is_not_thrown_away_unasked(clip, tmp_path, use, monk
 def test_the_source_itself_is_never_overwritten(clip, use):
     use(tiny_model(FixedInterval(4)))
     before = clip.read_bytes()
-    with pytest.raises(UserError, match="overwrite the source itself"):
+    with pytest.raises(UserError, match="would overwrite a source"):
         annotate([str(clip)], RunOptions(output=clip.parent, overwrite=True), ALL)
     assert clip.read_bytes() == before
+
+
+def test_another_source_is_never_overwritten(clip, tmp_path, use):
+    use(tiny_model(FixedInterval(4)))
+    for name in ("a.avi", "a.mp4"):
+        (tmp_path / name).write_bytes(clip.read_bytes())
+    with pytest.raises(UserError, match=r"a\.mp4 would overwrite a source"):
+        annotate([str(tmp_path / "a.avi"), str(tmp_path / "a.mp4")], RunOptions(output=tmp_path, overwrite=True), ALL)
+    assert (tmp_path / "a.mp4").read_bytes() == clip.read_bytes()
 
 
 def test_sources_of_one_name_get_names_that_differ(clip, tmp_path, use):

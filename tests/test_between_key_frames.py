@@ -51,3 +51,13 @@ def test_what_cannot_be_read_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["recipe", str(data), "--per-frame", "nowhere", "--carried", "nowhere"])
     assert recipe.main() == 2
     assert capsys.readouterr().err.startswith("between_key_frames: no such results: nowhere")
+
+
+def test_an_evaluation_without_the_plain_row_is_told(tmp_path, monkeypatch, capsys):
+    data = write_toy(tmp_path / "toy")
+    monkeypatch.setattr(evaluating, "load_model", lambda *_, **__: colour_model(1))
+    evaluate(str(data), EvaluateOptions(model="toy", output=tmp_path / "linked", postprocess=("seq-nms",)))
+    folder = str(tmp_path / "linked")
+    monkeypatch.setattr(sys, "argv", ["recipe", str(data), "--per-frame", folder, "--carried", folder])
+    assert recipe.main() == 2
+    assert "has no row without post-processing" in capsys.readouterr().err

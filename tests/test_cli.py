@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from keywarp import loading
+from keywarp import doctor, loading
 from keywarp.cli import main
 from keywarp.errors import UserError
 from keywarp.scheduling import FixedInterval
@@ -186,7 +187,7 @@ KILLED = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from tiny import tiny_model
-from keywarp import loading
+from keywarp import doctor, loading
 from keywarp.cli import main
 from keywarp.scheduling import FixedInterval
 model = tiny_model(FixedInterval(4))
@@ -238,6 +239,13 @@ def test_help_and_version(capsys):
     assert "--key-position" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+def test_a_package_that_is_not_there_is_told():
+    assert doctor.installed(["torch", "no-such-package"]) == {
+        "torch": version("torch"),
+        "no-such-package": "not installed",
+    }
 
 
 def test_doctor_names_versions_devices_codecs_and_speed(capsys, monkeypatch):

@@ -195,6 +195,15 @@ def test_overwriting_starts_anew(toy, tmp_path, use):
     assert row.measures["mAP"] == pytest.approx(1)
 
 
+def test_overwriting_takes_the_old_tables_away_first(toy, tmp_path, use):
+    use(colour_model())
+    evaluate(str(toy), options(tmp_path / "out"))
+    (toy / "data/toy-1/004.png").write_bytes(b"no image")
+    with pytest.raises(InterruptedWorkError):
+        evaluate(str(toy), options(tmp_path / "out", overwrite=True))
+    assert not (tmp_path / "out/evaluation.json").exists()
+
+
 def test_an_unreadable_frame_stops_it_and_resuming_goes_on(toy, tmp_path, use):
     use(colour_model())
     frame = toy / "data/toy-1/004.png"
@@ -233,6 +242,7 @@ def test_mistakes_get_one_line(toy, tmp_path, use, given, message):
         ({"rename": ("red",)}, "--rename takes MODELS=DATASETS"),
         ({"videos": 0}, "--videos must be at least 1"),
         ({"score": 2}, "--score must be 0 to 1"),
+        ({"threads": -1}, "--threads must be at least 1"),
         ({"resume": True, "overwrite": True}, "give one of them"),
     ],
 )

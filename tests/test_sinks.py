@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from keywarp.errors import InterruptedWorkError, UserError
-from keywarp.sinks import Journal, read_info, replacing, to_detections, to_record, write_csv, write_json, write_mot
+from keywarp.sinks import Journal, read_info, to_detections, to_record, write_csv, write_json, write_mot
 from keywarp.structures import Detections, FrameResult
 
 CLASSES = ("person", "bicycle")
@@ -132,7 +132,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path.write_text("old")
 
     def fail():
-        with replacing(path) as file:
+        with text_file(path) as file:
             file.write("new")
             raise OSError(28, "No space left on device")
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import signal
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import av
@@ -31,7 +28,7 @@ from keywarp.outputs import Outputs, Paths, already_complete, plan
 from keywarp.postprocess import apply
 from keywarp.postprocess.streaming import StreamingSeqNMS
 from keywarp.predictor import VideoPredictor
-from keywarp.progress import ProgressBar, TimedTransform, Timer
+from keywarp.progress import ProgressBar, StopRequest, TimedTransform, Timer
 from keywarp.structures import FrameResult, VideoDetections, VideoFrame
 from keywarp.summary import measured, summary
 from keywarp.transform import ImageTransform
@@ -94,28 +91,6 @@ def annotate(sources: Sequence[str], options: RunOptions, boxes: BoxOptions | No
                 return 130
     _tell(f"Results saved to {folder}", options)
     return 1 if failed else 0
-
-
-class StopRequest:
-    """Whether Ctrl-C or SIGTERM came while it was open: work ends after the frames at hand, at a second one now."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, action in self._before.items():
-            signal.signal(number, action)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
 
 
 @dataclass(frozen=True)

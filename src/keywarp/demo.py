@@ -63,7 +63,7 @@ def demo(output: Path, *, overwrite: bool = False, device: str = "auto") -> int:
         return code
     dataset = open_dataset(TRUTH, "all")
     clip, truth = dataset.videos[0], Truth.of(dataset.videos[0])
-    clock, reads = clock_for(next(models["fast"].parameters()).device, threads=1)
+    clock, reads = clock_for(models["fast"].device, threads=1)
     runs: dict[str, list[VideoRun]] = {title: [] for title in models}
     for _ in range(ROUNDS):
         for title, model in models.items():

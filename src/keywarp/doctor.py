@@ -7,7 +7,8 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -21,6 +22,7 @@ from keywarp.networks.download import cache_folder
 
 _PACKAGES = ("keywarp", "torch", "torchvision", "av", "opencv-python-headless", "onnxruntime", "supervision")
 _DECODERS = ("h264", "hevc", "av1", "mpeg4")
+ABSENT = "not installed"
 _BUDGET = 0.8  # seconds for each speed
 
 
@@ -39,15 +41,21 @@ def examine() -> None:
     print("\n".join(["problems", *(f"  {p}" for p in problems)]) if problems else "no problems found")
 
 
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Versions by package. One may be there under another name, as onnxruntime-gpu is for onnxruntime."""
+    found = dict.fromkeys(packages, ABSENT)
+    for package in found:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
 def versions(problems: list[str]) -> dict[str, str]:
     """Of Python, the packages that matter and FFmpeg's libraries."""
     found = {"python": f"{platform.python_version()} on {platform.system()} {platform.machine()}"}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-            problems.append(f"{package} is not installed as such: pip install {package}")
+    found |= installed(_PACKAGES)
+    absent = [package for package in _PACKAGES if found[package] == ABSENT]
+    problems += [f"{package} is not installed as such: pip install {package}" for package in absent]
     ffmpeg = {name: ".".join(map(str, number)) for name, number in av.library_versions.items()}
     return found | {"FFmpeg": ", ".join(f"{name} {number}" for name, number in ffmpeg.items() if "av" in name)}
 

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from rich.table import Table
 from keywarp.allocation import keep_freed_memory
 from keywarp.data.datasets import UnreadableFrameError, VideoDataset, spread
 from keywarp.data.reading import open_dataset, split_of
-from keywarp.doctor import machine
+from keywarp.doctor import installed, machine
 from keywarp.errors import UserError
 from keywarp.evaluation.measures import Measures, Row
 from keywarp.evaluation.motion_file import by_video, read_motion
@@ -74,7 +73,7 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
         index |= {"postprocess": list(options.postprocess), "rename": options.renamed, "setting": setting}
         if not segments:
             _warn_of_unknown(dataset, class_map(model.classes, dataset, options.renamed))
-        claim(options.output, index, options.postprocess, what=WHAT, **anew)
+        claim(options.output, index, options.postprocess, what=WHAT, document=DOCUMENT, **anew)
         if segments:
             rows, run = _segmentation(model, dataset, options)
         else:
@@ -84,7 +83,7 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
     else:
         stored = _stored(whole, positions, options)
         setting |= {"results": [str(path) for path in options.results], "postprocess": list(options.postprocess)}
-        claim(options.output, {"setting": setting}, (), what=WHAT, **anew)
+        claim(options.output, {"setting": setting}, (), what=WHAT, document=DOCUMENT, **anew)
         rows, pictures = judge(_postprocessed(stored, options.postprocess), dataset, truths, options)
     document = {
         "setting": setting | run | made_by(),
@@ -322,7 +321,7 @@ def described(model: VideoModel, name: str, weights: str | None = None) -> dict[
     files = [Path(each) for each in (name, weights) if each and Path(each).is_file()]
     plain = json.loads(json.dumps(model.description, default=str))
     return {
-        "model": Path(name).name,
+        "model": Path(name).name if Path(name) in files else name,
         "method": plain.get("method"),
         "arguments": plain.get("arguments", {}),
         "sha256": {path.name: sha256_of(path) for path in files},
@@ -335,5 +334,5 @@ def made_by() -> dict[str, Any]:
         "machine": machine(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("keywarp", "torch", "numpy")},
+        "versions": installed(("keywarp", "torch", "numpy")),
     }

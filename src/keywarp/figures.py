@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keywarp.errors import UserError
+from keywarp.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,11 +40,8 @@ def png(figure: Figure) -> bytes:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure of the kind that `path` ends in. Raises UserError when it cannot be written."""
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        figure.savefig(temporary, dpi=120)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=120)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from keywarp.aggregation import Aggregator
@@ -81,6 +82,11 @@ class VideoModel(nn.Module):
         self.classes = tuple(classes)
         self.description = dict(description or {})
         self.half_precision: bool = False  # the predictor runs the networks under bfloat16 autocast
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     @property
     def uses_codec_motion(self) -> bool:

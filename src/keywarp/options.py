@@ -171,6 +171,7 @@ class EvaluateOptions(ModelOptions, MeasureOptions):
         if not 0 <= self.score <= 1:
             raise UserError(f"--score must be 0 to 1, got {self.score:g}")
         _at_least_one("l-pairs", self.l_pairs)
+        _at_least_one("threads", self.threads)
         if not self.postprocess:
             raise UserError("--postprocess needs a name: none, seq-nms, seq-nms+")
 
@@ -273,16 +274,16 @@ class TrainOptions:
     device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto"
 
     def __post_init__(self) -> None:
+        for name in ("threads", "shorter", "longer", "val_videos"):
+            _at_least_one(name.replace("_", "-"), getattr(self, name))
         if not self.data:
             raise UserError("--data must name a data set; `keywarp data synthesize FOLDER` makes one")
         if self.task not in ("detection", "segmentation"):
             raise unknown("task", self.task, ("detection", "segmentation"))
         if self.precision not in (None, "32", "bf16"):
             raise unknown("precision", self.precision, ("32", "bf16"))
-        if self.workers < 0 or (self.val_videos is not None and self.val_videos < 1):
-            raise UserError(
-                f"--workers must be 0 or more and --val-videos 1 or more, got {self.workers}, {self.val_videos}"
-            )
+        if self.workers < 0:
+            raise UserError(f"--workers must be 0 or more, got {self.workers}")
 
 
 @Parameter(name="*")
@@ -309,6 +310,7 @@ class TrainFlowOptions:
     device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto"
 
     def __post_init__(self) -> None:
+        _at_least_one("threads", self.threads)
         if self.precision not in (None, "32", "bf16"):
             raise unknown("precision", self.precision, ("32", "bf16"))
         if self.workers < 0:

@@ -26,12 +26,13 @@ def oracle_schedule(
     truths: of each frame its boxes `[G, 4]` xyxy in its pixels, and labels `[G]`. Without objects a frame is no key
     frame. The model needs an aligner and key frames that come first in their segment (DFF, THP).
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     keys: list[int] = []
     memories: dict[int, Memory] = {}
     for i, (image, (boxes, labels)) in enumerate(zip(frames, truths, strict=True)):
+        if keys and not len(boxes):
+            continue
         place = model.transform.place(*image.shape[:2])
-        current = Frame(model.transform(image)[None].to(device))
+        current = Frame(model.transform(image)[None].to(model.device))
 
         def score(output: StepOutput, place=place, boxes=boxes, labels=labels) -> float:  # type: ignore[no-untyped-def]
             (found,) = model.head(output.features, [place.resized])
@@ -41,7 +42,7 @@ def oracle_schedule(
         as_key = model.run(Step((i,), is_key=True, references=tuple(keys[-1:])), current, memories)
         if keys:
             carried = model.run(Step((i,), is_key=False, references=(keys[-1],)), current, memories)
-            if not len(boxes) or score(as_key) <= score(carried):
+            if score(as_key) <= score(carried):
                 continue
         assert as_key.memory is not None
         keys, memories = [*keys, i], {i: as_key.memory}

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,7 +76,8 @@ def plan(sources: Sequence[str], folder: Path, options: RunOptions, boxes: BoxOp
     """
     check_writable(folder)
     planned = []
-    for source, name in zip(sources, _names(sources), strict=True):
+    files = {Path(source).resolve() for source in sources}
+    for name in _names(sources):
         paths = Paths(
             folder,
             name,
@@ -85,7 +86,7 @@ def plan(sources: Sequence[str], folder: Path, options: RunOptions, boxes: BoxOp
             mot=folder / f"{name}.txt" if boxes and boxes.mot else None,
             label_maps=folder / name if boxes is None else None,
         )
-        _check_free(paths, source, options)
+        _check_free(paths, files, options)
         planned.append(paths)
     return planned
 
@@ -117,12 +118,19 @@ def check_writable(folder: Path) -> None:
 
 
 def claim(
-    folder: Path, index: Mapping[str, Any], parts: Sequence[str], *, what: str, overwrite: bool, resume: bool
+    folder: Path,
+    index: Mapping[str, Any],
+    parts: Sequence[str],
+    *,
+    what: str,
+    document: str,
+    overwrite: bool,
+    resume: bool,
 ) -> None:
     """Make a folder ready for measured results: its `parts` are made, and `index` says what they are of.
 
-    what: the results' name in messages. Raises UserError where it holds some, and neither `overwrite` (which removes
-    them) nor `resume` (which wants the same index) was given.
+    what: the results' name in messages. document: the file that they end in. Raises UserError where the folder holds
+    some, and neither `overwrite` (which removes them) nor `resume` (which wants the same index) was given.
     """
     path = folder / INDEX
     if path.exists():
@@ -135,17 +143,19 @@ def claim(
             raise UserError(f"{path} does not say what {folder} holds; delete the folder, or give another --output")
         if resume:
             check_same(kept, index, path)
-        for part in kept["parts"] if overwrite else ():
-            shutil.rmtree(folder / Path(part).name, ignore_errors=True)
+        if overwrite:
+            (folder / document).unlink(missing_ok=True)
+            for part in kept["parts"]:
+                shutil.rmtree(folder / Path(part).name, ignore_errors=True)
     for each in (folder, *(folder / part for part in parts)):
         each.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({"parts": list(parts), **index}, indent=1, ensure_ascii=False))
 
 
-def _check_free(paths: Paths, source: str, options: RunOptions) -> None:
+def _check_free(paths: Paths, sources: Set[Path], options: RunOptions) -> None:
     for path in paths.results:
-        if path.resolve() == Path(source).resolve():
-            raise UserError(f"the result {path} would overwrite the source itself; choose another --output")
+        if path.resolve() in sources:
+            raise UserError(f"the result {path} would overwrite a source; choose another --output")
         if path.exists() and not (options.overwrite or options.resume):
             raise UserError(
                 f"{path} exists; replace it with --overwrite or go on with an interrupted run with --resume"

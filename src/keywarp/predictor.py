@@ -31,7 +31,7 @@ class VideoPredictor:
             raise ValueError(f"batch must be at least 1, got {batch}")
         self.model = model
         self.batch = batch
-        self.device = torch.device(device) if device is not None else _device_of(model)
+        self.device = torch.device(device) if device is not None else model.device
         self._pushed = 0
         self._restart()
 
@@ -172,7 +172,3 @@ class VideoPredictor:
             between = range(min(i, key) + 1, max(i, key) + 1)
             chains.append(MotionChain([field for j in between for field in self._motion.get(j, [])], i < key))
         return chains
-
-
-def _device_of(model: VideoModel) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -110,8 +110,7 @@ def _segment_step(
                 return None
             key = pending[-1]
         return Step((key,), is_key=True, references=() if last_key is None else (last_key,))
-    frames = tuple(i for i in pending if i < start + interval and i != last_key)
-    return Step(frames, is_key=False, references=(last_key,)) if frames else None
+    return Step(tuple(i for i in pending if i < start + interval), is_key=False, references=(last_key,))
 
 
 @dataclass(frozen=True)

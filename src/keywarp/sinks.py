@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from keywarp.errors import InterruptedWorkError, UserError
+from keywarp.files import replacing
 from keywarp.structures import Detections, FrameResult, VideoDetections
 
 
@@ -111,9 +111,9 @@ RECALL = 12
 class Journal:
     """The finished frames of one video, a line of JSON each, after a line that says what they belong to.
 
-    count, key_frames, detections (by class), fallbacks (shares of missing codec motion, summed; and frames that had
-    none at all): of all the lines. keys: the last key frames, at most `RECALL`. stored: lines that were there when it
-    was opened.
+    count, key_frames, detections (by class), codec_frames, fallback (their shares without codec motion, summed),
+    frames_without_motion (at all): of all the lines. keys: the last key frames, at most `RECALL`. stored: lines that
+    were there when it was opened.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -218,23 +218,19 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
+def text_file(path: Path) -> Iterator[TextIO]:
     """A text file that takes `path`'s place when it is whole. Raises InterruptedWorkError when it cannot be written."""
-    temporary = path.with_name(f".{path.name}.partial")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
             yield file
-        os.replace(temporary, path)
     except OSError as error:
         raise InterruptedWorkError(f"cannot write {path}: {error.strerror}; then use --resume") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, journal: Journal, info: Mapping[str, Any], classes: Sequence[str]) -> None:
     """COCO's layout: info, categories, images, annotations (boxes as `[x, y, width, height]`); a line an entry."""
     categories = [{"id": i, "name": name} for i, name in enumerate(classes)]
-    with replacing(path) as file:
+    with text_file(path) as file:
         file.write(f'{{"info": {_json(info)},\n"categories": {_json(categories)},\n"images": [')
         _lines(file, ({"id": r["image_id"], "time": r["time"], "key": r["key"]} for r in journal.records()))
         file.write('],\n"annotations": [')
@@ -271,7 +267,7 @@ def _lines(file: TextIO, values: Iterable[Any]) -> None:
 
 def write_csv(path: Path, journal: Journal) -> None:
     """A row a detection, under a row of names; track_id is empty where there are no tracks."""
-    with replacing(path) as file:
+    with text_file(path) as file:
         rows = csv.writer(file)
         names = ["image_id", "time", "key", "category_id", "category", "score", "x", "y", "width", "height", "track_id"]
         rows.writerow(names)
@@ -283,7 +279,7 @@ def write_csv(path: Path, journal: Journal) -> None:
 
 def write_mot(path: Path, journal: Journal) -> None:
     """The MOT challenge's format: frame from 1, track from 1 or −1, x, y, width, height, score, −1, −1, −1."""
-    with replacing(path) as file:
+    with text_file(path) as file:
         for record in journal.records():
             for found in record.get("detections", ()):
                 x, y, width, height = found["bbox"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 from keywarp.data.video import VideoSource
+from keywarp.doctor import installed
 from keywarp.outputs import Outputs
 from keywarp.progress import Timer
 
@@ -37,7 +37,7 @@ def measured(outputs: Outputs, video: VideoSource, timer: Timer) -> dict[str, An
 
 def _versions() -> dict[str, str]:
     names = ("keywarp", "torch", "torchvision", "av", "onnxruntime", "opencv-python-headless")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    return {"python": platform.python_version()} | installed(names)
 
 
 def summary(info: Mapping[str, Any], seconds: float, worked: int) -> str:

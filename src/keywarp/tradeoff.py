@@ -42,6 +42,8 @@ from keywarp.running import detect_video
 from keywarp.structures import VideoDetections
 from keywarp.tradeoff_plot import ORACLE, PER_FRAME, Point, plot
 
+DOCUMENT = "tradeoff.json"
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -91,7 +93,7 @@ def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
         raise UserError(f"several candidates are named {min(twice)}; give the files names that differ")
     if options.oracle:
         _check_labels(dataset)
-    clock, reads = clock_for(next(iter(entries[0].model.parameters()), torch.empty(0)).device, options.threads)
+    clock, reads = clock_for(entries[0].model.device, options.threads)
     setting = {
         "dataset": address,
         "videos": [video.name for video in dataset.videos],
@@ -105,7 +107,7 @@ def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
     labels = {e.baseline: class_map(e.model.classes, dataset, options.renamed) for e in entries}
     folders = [e.folder for e in entries]
     anew = {"overwrite": options.overwrite, "resume": options.resume}
-    claim(options.output, setting, folders, what="a measurement", **anew)
+    claim(options.output, setting, folders, what="a measurement", document=DOCUMENT, **anew)
     _run(entries, labels, dataset, options, clock)
     points, rows = _points(entries, dataset, options)
     document = {
@@ -113,7 +115,7 @@ def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
         "points": [asdict(point) for point in points],
         "rows": rows,
     }
-    write_atomically(options.output / "tradeoff.json", json.dumps(document, indent=1, ensure_ascii=False))
+    write_atomically(options.output / DOCUMENT, json.dumps(document, indent=1, ensure_ascii=False))
     for name in ("tradeoff.png", "tradeoff.html"):
         plot(points, options.output / name, f"{Path(address).name}, {len(dataset.videos)} videos")
     _print(rows)

@@ -42,7 +42,7 @@ class ImageTransform:
     """The resizing rule of a network. Colours stay RGB 0…255 uint8: each network normalises for itself.
 
     Either `shorter` and `longer`: the shorter side becomes `shorter` pixels unless the longer would exceed `longer`
-    (papers: 600 and 1000), with no padding unless `divisible` > 1 (pads right and below with `fill`);
+    (papers: 600 and 1000), without padding;
     or `size` (height, width): stretched to it, or with `letterbox` fitted into it and padded with `fill`.
     """
 

@@ -94,6 +94,8 @@ def test_video_files_with_sparse_labels_and_masks(tmp_path):
         (lambda d: d["annotations"][0].update(image_id=99), "is of image 99, which is not listed"),
         (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "not enough values"),
         (lambda d: d["annotations"][0].pop("bbox"), "an entry lacks 'bbox'"),
+        (lambda d: d["annotations"][0].update(instance_id=10**30), "not laid out as COCO-VID"),
+        (lambda d: (d["videos"][1].pop("name"), d.update(images=d["images"][:3], annotations=[])), "not laid out"),
         (lambda d: d["videos"][1].update(name="v1"), "names a video twice"),
         (lambda d: d["categories"][1].update(name="dog"), "names a category twice"),
     ],
@@ -119,3 +121,10 @@ def test_broken_json_and_missing_images(tmp_path):
     (tmp_path / "val.json").write_text(json.dumps(coco_document()))
     with pytest.raises(UserError, match=r"v1/000000\.png was found neither beside it nor in data"):
         open_dataset(tmp_path, "val")
+
+
+def test_track_numbers_may_be_large(tmp_path):
+    document = coco_document()
+    document["annotations"][0]["instance_id"] = 3_000_000_000
+    write_coco(tmp_path, document)
+    assert open_dataset(tmp_path).videos[0].annotation(0).tracks.tolist() == [3_000_000_000]

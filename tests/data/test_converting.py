@@ -186,3 +186,15 @@ def test_command(tmp_path, capsys):
     assert main(["data", "convert", str(source), str(tmp_path / "out"), "--to", "csv"]) == 0
     assert "2 videos in the format csv" in capsys.readouterr().out
     assert (tmp_path / "out/val.csv").is_file()
+
+
+@pytest.mark.parametrize("to", ["mot", "csv"])
+def test_names_that_would_share_a_folder_are_refused_and_their_images_stay(tmp_path, to):
+    document = coco_document()
+    document["videos"][0]["name"], document["videos"][1]["name"] = "a/b", "a-b"
+    document["categories"] = [{"id": 7, "name": "person"}, {"id": 3, "name": "car"}]
+    write_coco(tmp_path, document)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    with pytest.raises(UserError, match="names differ in / and - alone"):
+        convert(str(tmp_path), tmp_path / "out", to=to)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before

@@ -58,6 +58,7 @@ def test_tud(shared):
         ("1,4,ten,20,5,6,1,1,1", r"line 2: wanted frame,track,left"),
         ("0,4,10,20,5,6,1,1,1", "line 2: frames and classes are numbered from 1"),
         ("1,4,10,20,5,6,1,99,1", "line 2: frames and classes are numbered from 1"),
+        ("nan,4,10,20,5,6,1,1,1", "not laid out as SEQUENCE/gt"),
         ("9,4,10,20,5,6,1,1,1", "a box is in frame 9, but A has 3 frames"),
     ],
 )
@@ -74,3 +75,6 @@ def test_sequences_without_pictures_and_bad_information(tmp_path):
     write_sequence(tmp_path / "val", "B", [], info="no section\n")
     with pytest.raises(UserError, match=r"seqinfo\.ini cannot be read"):
         open_dataset(tmp_path / "val", "all")
+    write_sequence(tmp_path / "test", "C", [], info="[Sequence]\nimWidth=abc\nimHeight=48\n")
+    with pytest.raises(UserError, match=r"not laid out as SEQUENCE/gt.*abc"):
+        open_dataset(tmp_path / "test", "all")

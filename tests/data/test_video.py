@@ -278,6 +278,15 @@ def test_live_video_drops_late_pictures_and_keeps_their_motion():
     assert finished.wait(5)
 
 
+def test_what_goes_wrong_in_a_live_video_is_raised_where_it_is_read():
+    def camera():
+        yield Picture(np.zeros((8, 8, 3), np.uint8), 0.0)
+        raise UserError("the camera was unplugged")
+
+    with pytest.raises(UserError, match="unplugged"):
+        list(Newest(camera(), lambda: None))
+
+
 def test_closing_ends_a_live_video():
     def camera():
         while True:

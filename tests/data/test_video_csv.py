@@ -71,3 +71,9 @@ def test_a_class_that_classes_txt_lacks(folder):
     (folder / "classes.txt").write_text("dog\ncat\n")
     with pytest.raises(UserError, match=r"classes\.txt: unknown class 'dgo'; did you mean dog"):
         open_dataset(folder, "all")
+
+
+def test_a_table_in_another_encoding(folder):
+    (folder / "labels.csv").write_bytes((HEADER + "a.mp4,0,Löwe,1,2,3,4,1\n").encode("cp1252"))
+    with pytest.raises(UserError, match="is not in UTF-8"):
+        open_dataset(folder, "all")

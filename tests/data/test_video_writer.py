@@ -234,3 +234,12 @@ def test_no_room_for_the_final_file_keeps_the_fragmented_one(small_disk):
         writer.close()
     assert [p.name for p in path.parent.iterdir()] == ["out.mp4"]
     assert len(read(path)[1]) == 20
+
+
+def test_sound_that_cannot_be_decoded_is_left_out_with_a_warning(tmp_path):
+    path = write_clip(tmp_path / "in.mp4", pan(10), sound="aac")
+    path.write_bytes(path.read_bytes().replace(b"mp4a", b"zzzz").replace(b"esds", b"free"))
+    with open_video(path) as source:
+        writer = write(tmp_path / "out.mp4", [f.image for f in source], source=source)
+    assert list(streams(tmp_path / "out.mp4")) == ["video"]
+    assert len(writer.warnings) == 1

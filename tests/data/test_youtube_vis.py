@@ -42,6 +42,8 @@ def test_layout(tmp_path, file):
         (lambda d: d["annotations"][0].update(video_id=1), "is of video 1, which is not listed"),
         (lambda d: d["annotations"][0].update(category_id=5), "has category 5, which is not listed"),
         (lambda d: d["annotations"][0].update(bboxes=[None]), "track 8 has 1 boxes, its video 3 frames"),
+        (lambda d: (d["annotations"].clear(), d["videos"][0]["file_names"].clear()), "not laid out as YouTube-VIS"),
+        (lambda d: d["videos"].append(d["videos"][0] | {"id": 4}), "names a video twice"),
         (lambda d: d["annotations"][0].pop("bboxes"), "an entry lacks 'bboxes'"),
         (lambda d: d["annotations"][0].update(bboxes=[[1, 2], None, None]), "not laid out as YouTube-VIS"),
     ],
@@ -50,7 +52,16 @@ def test_malformed_files_get_one_line(tmp_path, spoil, message):
     document = youtube_document()
     spoil(document)
     (tmp_path / "train.json").write_text(json.dumps(document))
-    for name in document["videos"][0]["file_names"]:
+    for name in youtube_document()["videos"][0]["file_names"]:
         write_image(tmp_path / name)
     with pytest.raises(UserError, match=message):
         open_dataset(tmp_path)
+
+
+def test_videos_without_name_and_folder_are_called_by_their_ids(tmp_path):
+    document = youtube_document() | {"annotations": []}
+    document["videos"] = [{"id": n, "file_names": [f"{n}.png"]} for n in (1, 2)]
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    for n in (1, 2):
+        write_image(tmp_path / f"{n}.png")
+    assert [video.name for video in open_dataset(tmp_path).videos] == ["video 1", "video 2"]

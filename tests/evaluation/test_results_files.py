@@ -145,6 +145,8 @@ def test_files_of_detect_belong_to_the_videos_of_their_names(tmp_path, dataset):
         (["v1", "v2"], {"images": [{"id": 0}]}, "frame 1, which is not listed"),
         (["v1", "v2"], {"annotations": [{}]}, "an entry lacks 'image_id'"),
         (["v1", "v2"], {"images": [{"id": 1}, {"id": 2}]}, "not of the whole video: frame 0"),
+        (["v1", "v2"], {"info": {"settings": {"frames": None, "stride": 2}}}, "made with --frames or --stride"),
+        (["v1", "v2"], {"info": {"settings": {"frames": "10:", "stride": 1}}}, "made with --frames or --stride"),
         (["v1", "v2"], {"info": {"complete": False}}, "not of the whole video: its run was stopped"),
         (["v1", "v2"], {"categories": [{"id": -1, "name": "dog"}]}, "category 4, which is not listed"),
         (["v1", "v2"], {"info": None}, "not laid out as"),

@@ -62,27 +62,12 @@ def test_a_cached_file_that_changed_is_refused(server, tmp_path):
         fetch(f"{server.url}/net.onnx", sha256=HASH, folder=tmp_path)
 
 
-def test_unknown_hash_is_trusted_once(server, tmp_path, capsys):
-    path = fetch(f"{server.url}/net.onnx", sha256=None, folder=tmp_path)
-    assert HASH in capsys.readouterr().err
-    assert (tmp_path / "net.onnx.sha256").read_text().strip() == HASH
-    assert fetch(f"{server.url}/net.onnx", sha256=None, folder=tmp_path) == path
-    path.write_bytes(b"other")
-    with pytest.raises(UserError, match=HASH):
-        fetch(f"{server.url}/net.onnx", sha256=None, folder=tmp_path)
-    path.unlink()
-    server.content = CONTENT[::-1]
-    with pytest.raises(UserError, match=HASH):
-        fetch(f"{server.url}/net.onnx", sha256=None, folder=tmp_path)
-    assert not path.exists()
-
-
 @pytest.mark.parametrize(
     ("path", "reason"), [("/missing.onnx", "404"), ("/short.onnx", f"ended after 1000 of {len(CONTENT)} bytes")]
 )
 def test_failed_downloads_say_why_and_leave_nothing(server, tmp_path, path, reason):
     with pytest.raises(UserError) as error:
-        fetch(server.url + path, sha256=None, folder=tmp_path)
+        fetch(server.url + path, sha256=HASH, folder=tmp_path)
     for part in (server.url + path, reason, "--model FILE", "KEYWARP_CACHE"):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
@@ -94,18 +79,18 @@ def test_no_network(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(UserError, match=r"could not download http://127.0.0.1.*refused"):
-        fetch(f"http://127.0.0.1:{port}/net.onnx", sha256=None, folder=tmp_path)
+        fetch(f"http://127.0.0.1:{port}/net.onnx", sha256=HASH, folder=tmp_path)
 
 
 def test_an_address_that_is_none(tmp_path):
     with pytest.raises(UserError, match=r"could not download weights/net.onnx"):
-        fetch("weights/net.onnx", sha256=None, folder=tmp_path)
+        fetch("weights/net.onnx", sha256=HASH, folder=tmp_path)
 
 
 def test_cache_that_cannot_be_written(server, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to .*KEYWARP_CACHE"):
-        fetch(f"{server.url}/net.onnx", sha256=None, folder=tmp_path / "file")
+        fetch(f"{server.url}/net.onnx", sha256=HASH, folder=tmp_path / "file")
 
 
 def test_named_weights_come_from_the_mirror_into_the_cache(server, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ import torch
 from keywarp.errors import InterruptedWorkError, UserError
 from keywarp.methods import METHODS
 from keywarp.networks.resnet import freeze
+from keywarp.training.checkpoints import read_checkpoint
 from keywarp.training.clips import TrainingClips, collate
 from keywarp.training.config import TrainConfig
 from keywarp.training.loop import Run, build_optimiser, fit
@@ -261,6 +262,33 @@ def test_a_killed_run_resumes_to_the_same_weights(how, tmp_path):
     subprocess.run([sys.executable, script(folder, steps=12, resume=True)], check=True, env=ENVIRONMENT)
     assert losses(folder) == losses(tmp_path / "whole")
     whole, resumed = weights(tmp_path / "whole"), weights(folder)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def stopped(run, step, times=1):
+    """Fit a run to which Ctrl-C comes in the middle of a step, so many times."""
+    forward, steps = run.task.forward, iter(range(10**6))
+
+    def interrupted(batch):
+        found = forward(batch)
+        if next(steps) == step:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        return found
+
+    run.task.forward = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        fit(run)
+
+
+@pytest.mark.parametrize(("times", "kept"), [(1, 5), (2, 3)])
+def test_ctrl_c_in_a_step_lets_it_end_and_at_once_where_it_comes_twice(times, kept, tmp_path):
+    config = replace(CONFIG, frozen_norms=False)
+    fit(run_of(tmp_path / "whole", config))
+    stopped(run_of(tmp_path / "cut", config), 4, times)
+    assert read_checkpoint(tmp_path / "cut" / "last.ckpt").progress["step"] == kept
+    fit(run_of(tmp_path / "cut", config, resume=True))
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

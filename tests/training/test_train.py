@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from keywarp.cli import main
+from keywarp.errors import UserError
 from keywarp.methods import METHODS
 from keywarp.networks.weight_files import load_weights, read_description, read_state_dict
 from keywarp.options import TrainOptions
@@ -204,3 +205,10 @@ def test_a_recipe_leaves_alone_what_a_methods_name_stands_for(data):
         for name in ("dff", "dff-half")
     ]
     assert flows == ["flownet-tiny", "flownet-half"]
+
+
+@pytest.mark.parametrize("options", [{"threads": 0}, {"shorter": 0}, {"longer": -5}, {"val_videos": 0}])
+def test_numbers_below_one_are_refused(options):
+    (name,) = options
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} must be at least 1"):
+        TrainOptions(data=("shapes",), **options)

@@ -7,13 +7,14 @@ then the classes in order), and an image with `"labelled": false` is a frame wit
 
 from __future__ import annotations
 
+import csv
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from keywarp.data.datasets import VideoDataset
+from keywarp.data.datasets import Video, VideoDataset
 from keywarp.data.frames import ImageFrames, VideoFileFrames
 from keywarp.data.tables import Box, BoxTable, TableVideo
 from keywarp.errors import UserError
@@ -21,6 +22,7 @@ from keywarp.files import read_json
 
 __all__ = [
     "IMAGE_FOLDERS",
+    "check_names",
     "class_positions",
     "image_folder",
     "image_positions",
@@ -81,6 +83,12 @@ def image_folder(path: Path, names: Iterable[str], split: str) -> Path:
     )
 
 
+def check_names(videos: Sequence[Video], path: Path) -> None:
+    """Nothing. Raises UserError where two videos have one name: results are kept by it."""
+    if len({video.name for video in videos}) < len(videos):
+        raise UserError(f"{path} names a video twice; wanted each once")
+
+
 @contextmanager
 def laid_out_as(name: str, path: Path) -> Iterator[None]:
     """Turns what a malformed file leads to into a UserError of one line."""
@@ -88,7 +96,7 @@ def laid_out_as(name: str, path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError, csv.Error) as error:
         what = f"an entry lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{path} is not laid out as {name}: {what}") from None
 
@@ -138,9 +146,7 @@ def _dataset(document: Entry, path: Path, split: str) -> VideoDataset:
     files = [image["file_name"] for image in images if "file_name" in image]
     folder = image_folder(path, files[:: max(1, len(files) // 5)], split)
     read_videos = [_video(v, by_video[v["id"]], boxes, folder, path.parent, few) for v in videos]
-    names = {video.name for video in read_videos}
-    if len(names) < len(read_videos):
-        raise UserError(f"{path} names a video twice; wanted each once")
+    check_names(read_videos, path)
     masks = ("background", *classes) if any("mask_file" in image for image in images) else ()
     return VideoDataset(str(path), classes, read_videos, masks)
 

@@ -37,6 +37,8 @@ def convert(dataset: str, output: Path, *, to: str = "coco-vid", split: str = "a
     for each in datasets.values():
         if not each.classes:
             raise UserError(f"{dataset} has label maps and no boxes; convert writes boxes")
+        if len({writers.flat(video.name) for video in each.videos}) < len(each.videos):
+            raise UserError(f"{dataset} has videos whose names differ in / and - alone; rename one of them")
     place = Place(output, output.with_name(f".{output.name}.partial"))
     shutil.rmtree(place.partial, ignore_errors=True)
     try:

@@ -65,7 +65,7 @@ def write_youtube_vis(dataset: VideoDataset, split: str, place: Place) -> None:
     document: dict[str, Any] = {"categories": _categories(dataset), "videos": [], "annotations": []}
     for number, video in enumerate(shown(dataset.videos, split), 1):
         height, width = frame_size(video)
-        names = _labelled_images(video, place, place.partial / split / "JPEGImages" / _flat(video.name))
+        names = _labelled_images(video, place, place.partial / split / "JPEGImages" / flat(video.name))
         entry = {"id": number, "name": video.name, "width": width, "height": height, "length": len(names)}
         document["videos"].append(entry | {"file_names": names})
         tracks: dict[Any, dict[str, Any]] = {}
@@ -107,7 +107,7 @@ def write_mot(dataset: VideoDataset, split: str, place: Place) -> None:
     _require_all_labelled("mot", dataset)
     root = place.partial if split == "all" else place.partial / split
     for video in shown(dataset.videos, split):
-        folder, (height, width) = root / _flat(video.name), frame_size(video)
+        folder, (height, width) = root / flat(video.name), frame_size(video)
         images = place.put_images(
             video, range(len(video.frames)), folder / "img1", lambda at, ending: f"{at + 1:06d}{ending}"
         )
@@ -137,7 +137,7 @@ def write_imagenet_vid(dataset: VideoDataset, split: str, place: Place) -> None:
         _require_all_labelled("imagenet-vid", dataset)
     listed = []
     for video in shown(dataset.videos, split):
-        name, (height, width) = f"{split}/{_flat(video.name)}", frame_size(video)
+        name, (height, width) = f"{split}/{flat(video.name)}", frame_size(video)
         images = place.partial / "Data/VID" / name
         place.put_images(video, range(len(video.frames)), images, lambda at, ending: f"{at:06d}{ending}", ".JPEG")
         annotations = place.partial / "Annotations/VID" / name
@@ -193,7 +193,7 @@ def _csv_address(video: Video, split: str, place: Place) -> str:
         folder = paths[0].parent
         if all(path.parent == folder for path in paths) and images_in(folder) == [path.name for path in paths]:
             return place.name_of(folder)
-    folder = Path("videos") / split / _flat(video.name)
+    folder = Path("videos") / split / flat(video.name)
     every = range(len(video.frames))
     place.put_images(video, every, place.partial / folder, lambda at, ending: f"{at:06d}{ending}")
     return folder.as_posix()
@@ -203,7 +203,7 @@ def _mot_class(dataset: VideoDataset, label: int) -> int:
     return MOT_CLASSES.index(dataset.classes[label]) + 1
 
 
-def _flat(name: str) -> str:
+def flat(name: str) -> str:
     """A video's name as the name of one folder."""
     return "-".join(part for part in name.replace("\\", "/").split("/") if part not in ("", ".", ".."))
 

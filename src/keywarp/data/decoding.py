@@ -11,7 +11,6 @@ from itertools import chain
 import av
 import av.device
 import numpy as np
-from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 
 from keywarp.data.motion import MotionReader, bounded
@@ -86,7 +85,7 @@ class Decoder:
         except BaseException:
             self._container.close()
             raise
-        self._orientation = _orientation(first)
+        self._orientation = Orientation.of(first)
         self._frames = chain([first], self._frames)
         self._start: int | None = None
         self.height, self.width = self._orientation.size(first.height, first.width)
@@ -206,8 +205,3 @@ def _video_stream(container: av.container.InputContainer, name: str) -> av.Video
     if stream.codec_context is None:
         raise UserError(f"{name} uses a video codec that cannot be decoded here; convert it to H.264 first")
     return stream
-
-
-def _orientation(frame: av.VideoFrame) -> Orientation:
-    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
-    return Orientation() if matrix is None else Orientation.from_display_matrix(np.frombuffer(matrix, np.int32))

@@ -16,7 +16,6 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
-from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 
 from keywarp.data.datasets import Frames, UnreadableFrameError
@@ -235,7 +234,7 @@ def _decode(path: Path, table: _Table, wanted: Sequence[int]) -> dict[int, np.nd
         for key, stretch in groupby(wanted, table.key):
             for index, frame in _stretch(container, table, key, list(stretch)):
                 image = convert.reformat(frame, format="rgb24").to_ndarray()
-                pictures[index] = _orientation(frame).image(image)
+                pictures[index] = Orientation.of(frame).image(image)
     return pictures
 
 
@@ -311,8 +310,3 @@ def _open(path: Path) -> av.container.InputContainer:
         raise UnreadableFrameError(f"{path} has no video stream that can be decoded")
     stream.thread_type = "SLICE"  # threads of frames would start on frames that nobody wants
     return container
-
-
-def _orientation(frame: av.VideoFrame) -> Orientation:
-    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
-    return Orientation() if matrix is None else Orientation.from_display_matrix(np.frombuffer(matrix, np.int32))

@@ -23,6 +23,7 @@ class Newest:
         self._finish = finish
         self._waiting: Picture | None = None
         self._ended = False
+        self._error: Exception | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="live video")
         self._thread.start()
@@ -33,6 +34,8 @@ class Newest:
                 self._changed.wait_for(lambda: self._waiting is not None or self._ended)
                 picture, self._waiting = self._waiting, None
             if picture is None:
+                if self._error is not None:
+                    raise self._error
                 return
             yield picture
 
@@ -54,6 +57,8 @@ class Newest:
                         picture = replace(picture, motion=bounded(self._waiting.motion + picture.motion))
                     self._waiting = picture
                     self._changed.notify_all()
+        except Exception as error:  # for who waits for pictures
+            self._error = error
         finally:
             self._finish()
             with self._changed:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,12 @@ class Orientation:
     transposed: bool = False
     mirror_x: bool = False
     mirror_y: bool = False
+
+    @staticmethod
+    def of(frame: av.VideoFrame) -> Orientation:
+        """As the frame's file tells; upright where it tells nothing."""
+        matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
+        return Orientation() if matrix is None else Orientation.from_display_matrix(np.frombuffer(matrix, np.int32))
 
     @staticmethod
     def from_display_matrix(matrix: np.ndarray) -> Orientation:

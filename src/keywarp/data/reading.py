@@ -41,7 +41,8 @@ def open_dataset(address: str | Path, split: str = "train") -> VideoDataset:
             )
         raise UserError(f"{path} has no split {split!r}; it has {', '.join(available)}")
     try:
-        dataset = form.read(path, split)
+        with coco_vid.laid_out_as(form.layout, path):
+            dataset = form.read(path, split)
     except UnreadableFrameError as error:
         raise UserError(str(error)) from None
     if not len(dataset.videos):

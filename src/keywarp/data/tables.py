@@ -40,7 +40,7 @@ class Box(NamedTuple):
 class BoxTable:
     """The boxes of one video, by frame.
 
-    frames: `[R]` int32, ascending. boxes: `[R, 4]` float32 xyxy. labels, tracks: `[R]` int32.
+    frames: `[R]` int64, ascending. boxes: `[R, 4]` float32 xyxy. labels, tracks: `[R]` int64.
     """
 
     frames: np.ndarray
@@ -53,14 +53,13 @@ class BoxTable:
         """The table of these boxes; those of one frame keep their order."""
         rows = sorted(boxes, key=lambda box: box.frame)
         table = np.array(rows, np.float64).reshape(-1, len(Box._fields))
-        numbers = np.array([(box.frame, box.label, box.track) for box in rows], np.int32).reshape(-1, 3)
+        numbers = np.array([(box.frame, box.label, box.track) for box in rows], np.int64).reshape(-1, 3)
         return BoxTable(numbers[:, 0], table[:, 1:5].astype(np.float32), numbers[:, 1], numbers[:, 2])
 
     def of_frame(self, index: int) -> Annotation:
         """The boxes of one frame."""
         here = slice(*np.searchsorted(self.frames, [index, index + 1]))
-        labels, tracks = self.labels[here].astype(np.int64), self.tracks[here].astype(np.int64)
-        return Annotation(self.boxes[here].copy(), labels, tracks)
+        return Annotation(self.boxes[here].copy(), self.labels[here].copy(), self.tracks[here].copy())
 
 
 @dataclass

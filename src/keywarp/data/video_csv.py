@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from keywarp.data.datasets import VideoDataset
 from keywarp.data.frames import find_frames
@@ -75,8 +76,17 @@ def _video(path: Path, file: Path, name: str, rows: list[Row], classes: tuple[st
     return TableVideo(name, frames, sorted({row.frame for row in rows}), BoxTable.of(boxes))
 
 
+@contextmanager
+def _utf8(path: Path) -> Iterator[TextIO]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not in UTF-8 ({error.reason}); save it so") from None
+
+
 def _rows(path: Path) -> Iterator[Row]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with _utf8(path) as file:
         lines = csv.DictReader(file)
         if lacking := [column for column in COLUMNS if column not in (lines.fieldnames or ())]:
             raise UserError(f"{path} lacks the columns {', '.join(lacking)}; wanted the header {','.join(COLUMNS)}")

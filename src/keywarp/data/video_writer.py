@@ -267,7 +267,8 @@ def _remux(partial: Path, sound: _Sound | None, finished: Path) -> list[str]:
         tracks = [_timed(picture, video)]
         warnings = []
         if sound is not None and opened.enter_context(sound).stream is not None:
-            codec = sound.stream.codec_context.codec.canonical_name
+            context = sound.stream.codec_context  # None where FFmpeg has no decoder
+            codec = context.codec.canonical_name if context else "of an unknown kind"
             if codec in out.supported_codecs:
                 outputs["audio"] = out.add_stream_from_template(sound.stream)
                 tracks.append(sound.packets())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keywarp.data.coco_vid import class_positions, image_folder, laid_out_as
+from keywarp.data.coco_vid import check_names, class_positions, image_folder, laid_out_as
 from keywarp.data.datasets import VideoDataset
 from keywarp.data.frames import ImageFrames
 from keywarp.data.tables import Box, BoxTable, TableVideo
@@ -49,7 +49,7 @@ def _dataset(document: Mapping[str, Any], path: Path, split: str) -> VideoDatase
     folder = image_folder(path, [video["file_names"][0] for video in document["videos"][:5]], split)
     videos = [
         TableVideo(
-            name=str(video.get("name") or Path(video["file_names"][0]).parent),
+            name=str(video.get("name") or _folder(video) or f"video {video['id']}"),
             frames=ImageFrames(video["file_names"], folder),
             labelled=range(lengths[video["id"]]),
             table=BoxTable.of(boxes[video["id"]]),
@@ -57,4 +57,10 @@ def _dataset(document: Mapping[str, Any], path: Path, split: str) -> VideoDatase
         )
         for video in document["videos"]
     ]
+    check_names(videos, path)
     return VideoDataset(str(path), classes, videos)
+
+
+def _folder(video: Mapping[str, Any]) -> str:
+    """That of the video's first image; empty where images lie in none."""
+    return str(Path(video["file_names"][0]).parent).strip(".")

@@ -6,7 +6,6 @@ data set in a COCO-VID file; and the text of DFF's and FGFA's code, a line "fram
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ import numpy as np
 from keywarp.data.coco_vid import image_positions
 from keywarp.data.datasets import Video, VideoDataset
 from keywarp.errors import UserError, unknown
-from keywarp.files import read_json
+from keywarp.files import read_json, replacing
 from keywarp.structures import VideoDetections
 
 __all__ = ["Results", "class_map", "file_of", "load", "read_results", "save"]
@@ -39,13 +38,8 @@ def file_of(folder: Path, number: int) -> Path:
 def save(path: Path, detections: VideoDetections, **more: float) -> None:
     """Write detections, and numbers beside them, as a compressed .npz file that is whole or absent."""
     columns: dict[str, Any] = {name: value for name, value in vars(detections).items() if value is not None}
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, **(columns | more))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **(columns | more))
 
 
 def load(path: Path) -> tuple[VideoDetections, dict[str, float]]:
@@ -200,7 +194,8 @@ def _detect_file(path: Path, dataset: VideoDataset, video: Video, rename: Mappin
     try:
         names = {int(each["id"]): str(each["name"]) for each in document["categories"]}
         rows, frames = document["annotations"], {image["id"] for image in document["images"]}
-        document["info"].get("complete")
+        settings = document["info"].get("settings", {})
+        skips = settings.get("frames") is not None or settings.get("stride", 1) != 1
         found = _columns(path, [(each["image_id"], each) for each in rows])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _not_laid_out(path, "a JSON file of keywarp detect", error) from None
@@ -208,6 +203,8 @@ def _detect_file(path: Path, dataset: VideoDataset, video: Video, rename: Mappin
         for kind, known, key in (("category", names, "category_id"), ("frame", frames, "image_id")):
             if each[key] not in known:
                 raise UserError(f"{path}: a detection has {kind} {each[key]}, which is not listed")
+    if skips:
+        raise UserError(f"{path} was made with --frames or --stride; give results of all frames")
     absent = [index for index in video.labelled if index not in frames]
     if absent or not document["info"].get("complete", True):
         first = f"frame {absent[0]} of the data set is not in it" if absent else "its run was stopped"

@@ -97,7 +97,7 @@ def l_pairs(model: VideoModel, dataset: VideoDataset, interval: int) -> LPairs:
 @torch.inference_mode()
 def _carried(model: VideoModel, key: np.ndarray, image: np.ndarray) -> np.ndarray:
     """`[H, W]` classes of a frame from a key frame's features; from its own where they are the same array."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = model.device
     memories: dict[int, Memory] = {}
     place = model.transform.place(*image.shape[:2])
     steps = [(Step((0,), is_key=True), key), (Step((1,), is_key=False, references=(0,)), image)]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 
 from keywarp import loading
 from keywarp.allocation import keep_freed_memory
-from keywarp.annotate import StopRequest
 from keywarp.data.contact_sheet import spread
 from keywarp.data.video import VideoSource, is_live_address, open_video
 from keywarp.errors import UserError
@@ -18,7 +17,7 @@ from keywarp.insight.options import VisualizeOptions
 from keywarp.insight.writing import PictureFiles
 from keywarp.methods import METHODS
 from keywarp.options import ModelOptions
-from keywarp.progress import ProgressBar
+from keywarp.progress import ProgressBar, StopRequest
 
 PICTURES = 4
 """Frames kept as PNG where none are named."""

@@ -42,34 +42,27 @@ def weights_path(name: str) -> Path:
     return fetch(f"{base.rstrip('/')}/{name.replace('-', '_')}.onnx", sha256=YOLOX[name])
 
 
-def fetch(url: str, *, sha256: str | None, folder: Path | None = None) -> Path:
+def fetch(url: str, *, sha256: str, folder: Path | None = None) -> Path:
     """The local copy of a file, downloaded once.
 
-    sha256: its known hash; None trusts the first download, notes its hash beside it (NAME.sha256) and holds every
-    later load to that. folder: by default `$KEYWARP_CACHE` or `~/.cache/keywarp`.
+    folder: by default `$KEYWARP_CACHE` or `~/.cache/keywarp`.
     Raises UserError where the address cannot be reached, the folder cannot be written or the hash differs; a
     download that is not complete and correct leaves nothing behind.
     """
     folder = folder or cache_folder()
     path = folder / Path(urlsplit(url).path).name
-    record = path.with_name(f"{path.name}.sha256")
-    expected = sha256 or (record.read_text().strip() if record.exists() else None)
     if path.exists():
-        if expected is not None and (got := sha256_of(path)) != expected:
-            raise UserError(f"{path} should have SHA-256 {expected}, has {got}; delete it to download it again")
+        if (got := sha256_of(path)) != sha256:
+            raise UserError(f"{path} should have SHA-256 {sha256}, has {got}; delete it to download it again")
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
             part = Path(scratch) / path.name
             download(url, part)
-            got = sha256_of(part)
-            if expected is None:
-                record.write_text(f"{got}\n")
-                Console(stderr=True).print(f"{path.name}: SHA-256 {got}, held to from now on", soft_wrap=True)
-            elif got != expected:
+            if (got := sha256_of(part)) != sha256:
                 raise UserError(
-                    f"{url} should have SHA-256 {expected}, came with {got}; nothing was kept: "
+                    f"{url} should have SHA-256 {sha256}, came with {got}; nothing was kept: "
                     "try again, or give a local copy with --model FILE"
                 )
             os.replace(part, path)

@@ -29,6 +29,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from keywarp.networks.deformable import DeformableConv2d
 from keywarp.networks.resnet import ResNet
 from keywarp.ops import resize_flow, warp
+from keywarp.ops.warping import corners
 
 Unit: TypeAlias = "BasicBlock | Bottleneck | nn.Sequential"
 """A residual block, or the reduction: a convolution and its activation."""
@@ -229,16 +230,7 @@ def _corners(cells: Tensor, flow: Tensor, keys: int) -> tuple[Tensor, Tensor]:
     h, w = _size(flow)
     n, y, x = _unravel(cells, (h, w))
     dx, dy = flow.to(torch.promote_types(flow.dtype, torch.float32)).permute(1, 0, 2, 3).flatten(1)[:, cells]
-    px, py = x + dx, y + dy
-    first = n * (h * w) if keys > 1 else torch.zeros_like(n)
-    rows, weights = [], []
-    for qy in (py.floor(), py.floor() + 1):
-        for qx in (px.floor(), px.floor() + 1):
-            inside = (qx >= 0) & (qx <= w - 1) & (qy >= 0) & (qy <= h - 1)  # False for NaN
-            g = (1 - (px - qx).abs()) * (1 - (py - qy).abs())  # 004, Eq. 2
-            weights.append(torch.where(inside, g, 0))
-            rows.append(first + torch.where(inside, qy * w + qx, 0).long())
-    return torch.stack(rows, -1), torch.stack(weights, -1)
+    return corners(x + dx, y + dy, (h, w), n * (h * w) if keys > 1 else torch.zeros_like(n))
 
 
 def _stem_rows(network: ResNet, image: Tensor, on: Region, size: Size) -> Tensor:

@@ -32,24 +32,34 @@ def warp(features: Tensor, flow: Tensor) -> Tensor:
     y, x = torch.meshgrid(torch.arange(h, device=flow.device), torch.arange(w, device=flow.device), indexing="ij")
     # Fractional weights lose their meaning in half precision: positions are float32 at least.
     flow = flow.to(torch.promote_types(flow.dtype, torch.float32))
-    px, py = flow[:, 0] + x, flow[:, 1] + y  # [N, h, w], p + δp
-    x0, y0 = px.detach().floor(), py.detach().floor()
     first = torch.arange(N if K > 1 else 1, device=flow.device).view(-1, 1, 1) * (h * w)  # a reference's first row
+    rows, weights = corners(flow[:, 0] + x, flow[:, 1] + y, (h, w), first)  # around p + δp
+    table = features.permute(0, 2, 3, 1).reshape(K * h * w, C)
+    out = F.embedding_bag(
+        rows.view(-1, 4),
+        table,
+        mode="sum",
+        per_sample_weights=weights.view(-1, 4).to(table.dtype),
+    )  # [N·h·w, C]
+    return out.view(N, h, w, C).permute(0, 3, 1, 2)  # stays channels-last
+
+
+def corners(px: Tensor, py: Tensor, size: Sequence[int], first: Tensor) -> tuple[Tensor, Tensor]:
+    """The four cells around each position, as rows `[…, 4]` of a `[h·w, C]` table, and their weights G (004, Eq. 2).
+
+    px, py: `[…]` in cells of a map of `size` (h, w). first: its first row in the table. Cells outside the map and
+    positions that are not finite weigh zero.
+    """
+    h, w = size
+    x0, y0 = px.detach().floor(), py.detach().floor()
     rows, weights = [], []
     for qy in (y0, y0 + 1):
         for qx in (x0, x0 + 1):
             inside = (qx >= 0) & (qx <= w - 1) & (qy >= 0) & (qy <= h - 1)  # False for NaN
-            g = (1 - (px - qx).abs()) * (1 - (py - qy).abs())  # G(q, p + δp), Eq. 2
+            g = (1 - (px - qx).abs()) * (1 - (py - qy).abs())
             weights.append(torch.where(inside, g, 0))
             rows.append(torch.where(inside, first + qy * w + qx, first).long())
-    table = features.permute(0, 2, 3, 1).reshape(K * h * w, C)
-    out = F.embedding_bag(
-        torch.stack(rows, -1).view(-1, 4),
-        table,
-        mode="sum",
-        per_sample_weights=torch.stack(weights, -1).view(-1, 4).to(table.dtype),
-    )  # [N·h·w, C]
-    return out.view(N, h, w, C).permute(0, 3, 1, 2)  # stays channels-last
+    return torch.stack(rows, -1), torch.stack(weights, -1)
 
 
 def resize_flow(flow: Tensor, size: Sequence[int]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from keywarp.errors import UserError
+from keywarp.files import replacing
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,11 @@ class Checkpoint:
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Under a temporary name, then renamed. Raises OSError, and leaves the one before, when the disk is full."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as temporary:
         try:
             torch.save(vars(checkpoint), temporary)
         except RuntimeError as error:  # torch reports a full disk so
             raise OSError(str(error).splitlines()[0]) from error
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:

@@ -54,8 +54,9 @@ def benchmark_data(
     output: Path | None,
 ) -> list[Reading]:
     """Measure, print a table, and write JSON to `output` if given. Counts of workers are interleaved in each round."""
-    if steps < 1 or rounds < 1 or min(workers, default=-1) < 0:
-        raise UserError(f"wanted --steps and --rounds of 1 or more and --workers of 0 or more, got {steps}, {rounds}")
+    if min(steps, rounds, threads) < 1 or min(workers, default=-1) < 0:
+        got = f"{steps}, {rounds}, {threads} and {','.join(map(str, workers))}"
+        raise UserError(f"wanted --steps, --rounds, --threads of 1 or more and --workers of 0 or more, got {got}")
     torch.set_num_threads(threads)
     options = TrainOptions(data=(dataset,), steps=WARM_UP + steps)
     config = configured(recipe(recipe_name, method), options)

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from keywarp.errors import InterruptedWorkError, UserError
+from keywarp.progress import StopRequest
 from keywarp.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from keywarp.training.clips import Shares
 from keywarp.training.config import TrainConfig
@@ -91,7 +92,7 @@ def fit(run: Run) -> Progress:
     """Train; returns where it ended. Leaves in the folder last.ckpt, best and final weights, and log.jsonl.
 
     The result depends on the configuration and the data alone, not on interruptions: every step draws from its own
-    seed. Raises InterruptedWorkError when the loss is not a number, naming the clips.
+    seed, and is done whole or not at all. Raises InterruptedWorkError when the loss is not a number, naming the clips.
     """
     config, fabric = run.config, run.processes.start(run.config.precision)
     network = run.task.network
@@ -124,37 +125,43 @@ def fit(run: Run) -> Progress:
             if fabric.is_global_zero:
                 log.guard("best weights", lambda: run.save(judged, "best", measures, progress.step))
 
+    whole = True  # whether the network is as after a whole step
     try:
         batches = iter(loader)
         if run.validate is not None and progress.is_due(config):  # the run was interrupted in it
             judge()
             checkpoint()
         while not progress.is_over(config):
-            seed_step(config.seed, progress.step, fabric.global_rank)
-            factor = config.factor(progress.step)
-            for group in optimiser.param_groups:
-                group["lr"] = config.rate * group["share"] * factor
-            sums: dict[str, float] = {}
-            for part in range(config.accumulate):
-                with log.waiting():
-                    batch = next(batches)
-                log.warn(batch.warnings)
-                batch = batch.to(fabric.device)
-                with fabric.no_backward_sync(task, enabled=part + 1 < config.accumulate):
-                    losses = task(batch)
-                    total = torch.stack(list(losses.values())).sum()
-                    _check(losses, batch.names, progress.step)
-                    fabric.backward(total / config.accumulate)
-                for name, loss in losses.items():
-                    sums[name] = sums.get(name, 0.0) + loss.item() / config.accumulate
-            if config.clip_norm is not None:
-                fabric.clip_gradients(task, optimiser, max_norm=config.clip_norm, error_if_nonfinite=False)
-            optimiser.step()
-            optimiser.zero_grad()
-            if mean is not None:
-                mean.update_parameters(network)
-            progress.step += 1
-            log.step(progress.step, run.processes.mean(sums), config.rate * factor)
+            with StopRequest() as stop:
+                whole = False
+                seed_step(config.seed, progress.step, fabric.global_rank)
+                factor = config.factor(progress.step)
+                for group in optimiser.param_groups:
+                    group["lr"] = config.rate * group["share"] * factor
+                sums: dict[str, float] = {}
+                for part in range(config.accumulate):
+                    with log.waiting():
+                        batch = next(batches)
+                    log.warn(batch.warnings)
+                    batch = batch.to(fabric.device)
+                    with fabric.no_backward_sync(task, enabled=part + 1 < config.accumulate):
+                        losses = task(batch)
+                        total = torch.stack(list(losses.values())).sum()
+                        _check(losses, batch.names, progress.step)
+                        fabric.backward(total / config.accumulate)
+                    for name, loss in losses.items():
+                        sums[name] = sums.get(name, 0.0) + loss.item() / config.accumulate
+                if config.clip_norm is not None:
+                    fabric.clip_gradients(task, optimiser, max_norm=config.clip_norm, error_if_nonfinite=False)
+                optimiser.step()
+                optimiser.zero_grad()
+                if mean is not None:
+                    mean.update_parameters(network)
+                progress.step += 1
+                log.step(progress.step, run.processes.mean(sums), config.rate * factor)
+                whole = True
+            if any(run.processes.gather(stop.requested)):
+                raise KeyboardInterrupt
             if run.validate is not None and progress.is_due(config):
                 judge()
             if progress.is_over(config) or progress.step % config.save_every == 0:
@@ -162,8 +169,11 @@ def fit(run: Run) -> Progress:
         if progress.step < config.steps:
             log.say(f"no better validation in {progress.stale}: stopped at step {progress.step}")
     except KeyboardInterrupt:
-        checkpoint()
-        log.say(f"interrupted at step {progress.step}; --resume goes on from there")
+        if whole:
+            checkpoint()
+        log.say(
+            f"interrupted at step {progress.step}; --resume goes on from {'there' if whole else 'the last checkpoint'}"
+        )
         raise
     finally:
         log.close()
@@ -204,12 +214,13 @@ def _loader(run: Run, step: int, rank: int, world: int) -> DataLoader[Any]:
         num_workers=run.workers,
         prefetch_factor=4 if run.workers else None,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_outlive_one_sigterm,
+        worker_init_fn=_outlive_one_signal,
     )
 
 
-def _outlive_one_sigterm(worker: int) -> None:
-    """A cluster's reaches every process of a job: the training process, which writes a checkpoint, ends the others."""
+def _outlive_one_signal(worker: int) -> None:
+    """Ctrl-C and a cluster's SIGTERM reach every process of a job: the training process ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
