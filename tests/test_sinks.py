@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from keywarp.errors import InterruptedWorkError, UserError
-from keywarp.sinks import Journal, read_info, to_detections, to_record, write_csv, write_json, write_mot
+from keywarp.sinks import Journal, read_info, text_file, to_detections, to_record, write_csv, write_json, write_mot
 from keywarp.structures import Detections, FrameResult
 
 CLASSES = ("person", "bicycle")
