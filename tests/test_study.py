@@ -79,7 +79,7 @@ def test_what_is_done_is_not_done_again_and_a_failure_keeps_what_needs_it(whole,
 
 def test_only_takes_what_is_needed_too(whole):
     names = [job.name for job in study.wanted(list(whole.jobs()), ["1 DFF, test"])]
-    assert names == ["data", "pairs", "flow", "1 detector", "1 dff", "1 DFF, test"]
+    assert names == ["data", "pairs", "flow", "1 detector", "1 settled", "1 dff", "1 DFF, test"]
     assert [job.name for job in study.wanted(list(whole.curves()), ["1 DFF, test", "curve thp"])] == ["curve thp"]
 
 
