@@ -187,7 +187,7 @@ KILLED = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from tiny import tiny_model
-from keywarp import doctor, loading
+from keywarp import loading
 from keywarp.cli import main
 from keywarp.scheduling import FixedInterval
 model = tiny_model(FixedInterval(4))

@@ -22,7 +22,7 @@ from keywarp.data.video import VideoSource, expand_sources, is_live_address, ope
 from keywarp.errors import InterruptedWorkError, UserError, unknown
 from keywarp.interfaces import with_parts
 from keywarp.model import VideoModel
-from keywarp.networks.download import sha256_of
+from keywarp.networks.download import identified
 from keywarp.options import BoxOptions, RunOptions
 from keywarp.outputs import Outputs, Paths, already_complete, plan
 from keywarp.postprocess import apply
@@ -228,7 +228,6 @@ class Run:
     def _header(self, video: VideoSource) -> dict[str, Any]:
         """What results belong to; a run can only be resumed with the same."""
         options = self.options
-        files = [Path(name) for name in (options.model, options.weights) if name and Path(name).is_file()]
         settings: dict[str, Any] = {"frames": options.frames, "stride": options.stride, "half": options.half}
         if self.boxes:
             kept = None if self.labels is None else [self.model.classes[label] for label in self.labels]
@@ -245,11 +244,7 @@ class Run:
                 "frames": video.frame_count,
                 "bytes": video.path.stat().st_size if video.path and video.path.is_file() else None,
             },
-            "model": {
-                **self.model.description,
-                "model": Path(options.model).name if Path(options.model) in files else options.model,
-                "sha256": {path.name: sha256_of(path) for path in files},
-            },
+            "model": {**self.model.description, **identified(options.model, options.weights)},
         }
         return cast(dict[str, Any], json.loads(json.dumps(header, default=str)))
 

@@ -30,7 +30,7 @@ from keywarp.figures import check_matplotlib
 from keywarp.files import write_atomically
 from keywarp.loading import load as load_model
 from keywarp.model import VideoModel
-from keywarp.networks.download import sha256_of
+from keywarp.networks.download import identified, sha256_of
 from keywarp.options import EvaluateOptions
 from keywarp.outputs import check_writable, claim
 from keywarp.postprocess import apply
@@ -318,13 +318,11 @@ def _warn_of_unknown(dataset: VideoDataset, labels: np.ndarray) -> None:
 
 def described(model: VideoModel, name: str, weights: str | None = None) -> dict[str, Any]:
     """A model for the head of results: what built it, and the SHA-256 of its files."""
-    files = [Path(each) for each in (name, weights) if each and Path(each).is_file()]
     plain = json.loads(json.dumps(model.description, default=str))
     return {
-        "model": Path(name).name if Path(name) in files else name,
+        **identified(name, weights),
         "method": plain.get("method"),
         "arguments": plain.get("arguments", {}),
-        "sha256": {path.name: sha256_of(path) for path in files},
     }
 
 

@@ -1,7 +1,8 @@
-"""Files that are whole or absent, and JSON."""
+"""Files that are whole or absent, JSON, and files that are not what they should be."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Iterator
@@ -20,6 +21,18 @@ def read_json(path: Path) -> Any:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{path} is no valid JSON: {error}") from None
+
+
+@contextmanager
+def laid_out_as(name: str, path: Path) -> Iterator[None]:
+    """Turns what a malformed file leads to into a UserError of one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError, csv.Error) as error:
+        what = f"an entry lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{path} is not laid out as {name}: {what}") from None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -30,7 +30,7 @@ CONFIG = TrainConfig(
 OPTIONS = TINY | {"anchor_scales": (1, 1.5, 2), "bins": 3}
 
 
-def run_of(folder, config=CONFIG, method="dff", data=None, **more) -> Run:
+def run_of(folder, config=CONFIG, method="dff", data=None, workers=0, **more) -> Run:
     torch.manual_seed(config.seed)
     model = METHODS[method](**(OPTIONS | tiny_flow(method, {})))
     if config.frozen_norms:
@@ -43,7 +43,7 @@ def run_of(folder, config=CONFIG, method="dff", data=None, **more) -> Run:
 
     data = [toy()] if data is None else data
     clips = TrainingClips(data, model.training_plan, model.transform, config)
-    return Run(VideoTask(model.train()), clips, collate, config, folder, save, **({"workers": 0} | more))
+    return Run(VideoTask(model.train()), clips, collate, config, folder, save, workers=workers, **more)
 
 
 def rows(folder) -> list[dict]:

@@ -7,26 +7,22 @@ then the classes in order), and an image with `"labelled": false` is a frame wit
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keywarp.data.datasets import Video, VideoDataset
+from keywarp.data.datasets import VideoDataset
 from keywarp.data.frames import ImageFrames, VideoFileFrames
-from keywarp.data.tables import Box, BoxTable, TableVideo
+from keywarp.data.tables import Box, BoxTable, TableVideo, check_names
 from keywarp.errors import UserError
-from keywarp.files import read_json
+from keywarp.files import laid_out_as, read_json
 
 __all__ = [
     "IMAGE_FOLDERS",
-    "check_names",
     "class_positions",
     "image_folder",
     "image_positions",
-    "laid_out_as",
     "load_json",
     "read",
     "split_files",
@@ -81,24 +77,6 @@ def image_folder(path: Path, names: Iterable[str], split: str) -> Path:
         f"{path}: {names[0]} was found neither beside it nor in {', '.join(f for f in IMAGE_FOLDERS if f)} there "
         f"or one folder up".replace("{split}", split)
     )
-
-
-def check_names(videos: Sequence[Video], path: Path) -> None:
-    """Nothing. Raises UserError where two videos have one name: results are kept by it."""
-    if len({video.name for video in videos}) < len(videos):
-        raise UserError(f"{path} names a video twice; wanted each once")
-
-
-@contextmanager
-def laid_out_as(name: str, path: Path) -> Iterator[None]:
-    """Turns what a malformed file leads to into a UserError of one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (LookupError, TypeError, ValueError, OverflowError, AttributeError, csv.Error) as error:
-        what = f"an entry lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{path} is not laid out as {name}: {what}") from None
 
 
 def image_positions(path: Path) -> tuple[dict[Any, tuple[int, int]], dict[int, int]]:

@@ -82,7 +82,7 @@ def _image_file(video: Video, index: int, *, jpeg: bool) -> Path | None:
 def _link(source: Path, target: Path) -> None:
     try:
         target.symlink_to(source.resolve())
-    except FileExistsError:
+    except FileExistsError:  # a copy would go through the link that is there
         raise
     except OSError:  # Windows allows links to few
         shutil.copy2(source, target)

@@ -9,6 +9,7 @@ from pathlib import Path
 from keywarp.data import coco_vid, imagenet_vid, mot, segmentation_folders, video_csv, youtube_vis
 from keywarp.data.datasets import UnreadableFrameError, VideoDataset
 from keywarp.errors import UserError
+from keywarp.files import laid_out_as
 
 __all__ = ["open_dataset", "split_of", "splits"]
 
@@ -41,7 +42,7 @@ def open_dataset(address: str | Path, split: str = "train") -> VideoDataset:
             )
         raise UserError(f"{path} has no split {split!r}; it has {', '.join(available)}")
     try:
-        with coco_vid.laid_out_as(form.layout, path):
+        with laid_out_as(form.layout, path):
             dataset = form.read(path, split)
     except UnreadableFrameError as error:
         raise UserError(str(error)) from None

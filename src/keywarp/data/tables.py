@@ -14,14 +14,21 @@ import numpy as np
 
 from keywarp.data.datasets import Annotation, Frames, Video
 from keywarp.data.frames import read_label_map
+from keywarp.errors import UserError
 
-__all__ = ["Box", "BoxTable", "TableVideo", "read_class_names"]
+__all__ = ["Box", "BoxTable", "TableVideo", "check_names", "read_class_names"]
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
     """The classes in their order, of a file with one name a line; none where there is no such file."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+
+def check_names(videos: Sequence[Video], path: Path) -> None:
+    """Nothing. Raises UserError where two videos have one name: results are kept by it."""
+    if len({video.name for video in videos}) < len(videos):
+        raise UserError(f"{path} names a video twice; wanted each once")
 
 
 class Box(NamedTuple):

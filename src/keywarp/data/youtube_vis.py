@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keywarp.data.coco_vid import check_names, class_positions, image_folder, laid_out_as
+from keywarp.data.coco_vid import class_positions, image_folder
 from keywarp.data.datasets import VideoDataset
 from keywarp.data.frames import ImageFrames
-from keywarp.data.tables import Box, BoxTable, TableVideo
+from keywarp.data.tables import Box, BoxTable, TableVideo, check_names
 from keywarp.errors import UserError
+from keywarp.files import laid_out_as
 
 __all__ = ["is_youtube_vis", "read"]
 
@@ -49,7 +50,7 @@ def _dataset(document: Mapping[str, Any], path: Path, split: str) -> VideoDatase
     folder = image_folder(path, [video["file_names"][0] for video in document["videos"][:5]], split)
     videos = [
         TableVideo(
-            name=str(video.get("name") or _folder(video) or f"video {video['id']}"),
+            name=_name(video),
             frames=ImageFrames(video["file_names"], folder),
             labelled=range(lengths[video["id"]]),
             table=BoxTable.of(boxes[video["id"]]),
@@ -61,6 +62,7 @@ def _dataset(document: Mapping[str, Any], path: Path, split: str) -> VideoDatase
     return VideoDataset(str(path), classes, videos)
 
 
-def _folder(video: Mapping[str, Any]) -> str:
-    """That of the video's first image; empty where images lie in none."""
-    return str(Path(video["file_names"][0]).parent).strip(".")
+def _name(video: Mapping[str, Any]) -> str:
+    """The video's own, else its images' folder, else by its id."""
+    folder = Path(video["file_names"][0]).parent
+    return str(video.get("name") or (folder if folder.name else f"video {video['id']}"))

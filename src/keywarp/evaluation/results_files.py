@@ -18,7 +18,7 @@ import numpy as np
 from keywarp.data.coco_vid import image_positions
 from keywarp.data.datasets import Video, VideoDataset
 from keywarp.errors import UserError, unknown
-from keywarp.files import read_json, replacing
+from keywarp.files import laid_out_as, read_json, replacing
 from keywarp.structures import VideoDetections
 
 __all__ = ["Results", "class_map", "file_of", "load", "read_results", "save"]
@@ -191,14 +191,12 @@ def _stem(name: str) -> str:
 
 def _detect_file(path: Path, dataset: VideoDataset, video: Video, rename: Mapping[str, str]) -> VideoDetections:
     document = read_json(path)
-    try:
+    with laid_out_as("a JSON file of keywarp detect", path):
         names = {int(each["id"]): str(each["name"]) for each in document["categories"]}
         rows, frames = document["annotations"], {image["id"] for image in document["images"]}
         settings = document["info"].get("settings", {})
         skips = settings.get("frames") is not None or settings.get("stride", 1) != 1
         found = _columns(path, [(each["image_id"], each) for each in rows])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _not_laid_out(path, "a JSON file of keywarp detect", error) from None
     for each in rows:
         for kind, known, key in (("category", names, "category_id"), ("frame", frames, "image_id")):
             if each[key] not in known:
@@ -231,16 +229,11 @@ def _columns(path: Path, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> Video
         raise UserError(f"{path}: {error}") from None
 
 
-def _not_laid_out(path: Path, layout: str, error: Exception) -> UserError:
-    what = f"an entry lacks {error}" if isinstance(error, KeyError) else str(error)
-    return UserError(f"{path} is not laid out as {layout}: {what}")
-
-
 def _of_coco(path: Path, document: list[Any], dataset: VideoDataset) -> Results:
     """A list of {image_id, category_id, bbox, score} with the ids of the data set's own file."""
     positions, categories = image_positions(Path(dataset.name))
     by_video: list[list[tuple[int, Mapping[str, Any]]]] = [[] for _ in dataset.videos]
-    try:
+    with laid_out_as("COCO's results", path):
         for each in document:
             if each["image_id"] not in positions:
                 raise UserError(f"{path}: a detection is of image {each['image_id']}, which {dataset.name} has not")
@@ -249,10 +242,6 @@ def _of_coco(path: Path, document: list[Any], dataset: VideoDataset) -> Results:
             video, frame = positions[each["image_id"]]
             by_video[video].append((frame, {**each, "category_id": categories[each["category_id"]]}))
         columns = [_columns(path, rows) for rows in by_video]
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _not_laid_out(path, "COCO's results", error) from None
     return lambda video: columns[video]
 
 
