@@ -93,9 +93,19 @@ def test_adaptive_interval_accepts_up_to_the_first_poor_frame():
 
 
 def test_adaptive_interval_is_bounded():
-    step = AdaptiveInterval(longest=3).next_step([1, 2, 3, 4], last_key=0, ended=False)
-    assert step.frames == (1, 2)
+    step = AdaptiveInterval(longest=3).next_step([2, 3, 4], last_key=0, ended=False)
+    assert step.frames == (2,)
     assert AdaptiveInterval(longest=3).next_step([3, 4], last_key=0, ended=False).is_key
+
+
+def test_adaptive_interval_looks_ahead_as_far_as_it_has_come():
+    frames, first, steps = list(range(41, 80)), 0, []
+    while first < len(frames):
+        step = AdaptiveInterval().next_step(frames[first:], last_key=40, ended=True)
+        steps.append(step.frames)
+        first += len(step.frames)
+    assert [len(each) for each in steps] == [1, 2, 4, 8, 16, 8]
+    assert [i for each in steps for i in each] == frames
 
 
 @pytest.mark.parametrize(

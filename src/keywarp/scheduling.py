@@ -155,7 +155,8 @@ class AdaptiveInterval(Scheduler):
     """A new key frame where the alignment to the last one gets poor (001, Eq. 9): mean(quality ≤ τ) > γ.
 
     gamma: largest share of poor cells. threshold: τ. longest: a key frame comes after so many frames in any case,
-    which also bounds memory. Many frames are aligned ahead in one step; those before the first poor one stand.
+    which also bounds memory. One frame is aligned after the key frame, then two in one step, four and so on; those
+    before the first poor one stand, so that what is aligned in vain is never more than what stands, and one frame.
     """
 
     gamma: float = 0.2
@@ -174,8 +175,8 @@ class AdaptiveInterval(Scheduler):
             return None
         if last_key is None or key_due or pending[0] >= last_key + self.longest:
             return Step((pending[0],), is_key=True, references=() if last_key is None else (last_key,))
-        frames = tuple(i for i in pending if i < last_key + self.longest)
-        return Step(frames, is_key=False, references=(last_key,))
+        ahead = min(2 * pending[0] - last_key, last_key + self.longest)
+        return Step(tuple(i for i in pending if i < ahead), is_key=False, references=(last_key,))
 
     def accept(self, quality: Tensor | None) -> int | None:
         if quality is None:

@@ -10,7 +10,8 @@ from keywarp.alignment.correspondence import Aligner, Correspondence
 from keywarp.benchmarking.timing import clock_for, in_order, part_times
 from keywarp.model import VideoModel
 from keywarp.predictor import VideoPredictor
-from keywarp.scheduling import AdaptiveInterval, FixedInterval
+from keywarp.scheduling import FixedInterval
+from keywarp.structures import Step
 from keywarp.transform import ImageTransform
 from keywarp.updating import Updater
 from tiny import TinyFeatures, TinyFlow, TinyHead
@@ -108,11 +109,16 @@ def test_a_part_inside_another_counts_once_as_itself():
 
 
 def test_what_is_left_of_a_step_counts_too():
-    class FirstOfTwo(AdaptiveInterval):
+    class FirstOfTwo(FixedInterval):
+        def next_step(self, pending, last_key, ended, key_due=False):
+            if key_due:
+                return Step((pending[0],), is_key=True, references=(last_key,))
+            return super().next_step(pending, last_key, ended)
+
         def accept(self, quality):
             return 1 if len(quality) == 2 else None
 
-    spent = spent_on_three_frames(model(scheduler=FirstOfTwo(longest=3)))
+    spent = spent_on_three_frames(model(scheduler=FirstOfTwo(3)))
     assert spent["propagate"] == 4
     assert spent["feature network"] == 2 * 64
 
