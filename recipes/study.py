@@ -11,6 +11,7 @@ with what is known by then; --tables makes them of the results of several runs t
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -34,6 +35,7 @@ from keywarp.data.reading import open_dataset
 from keywarp.doctor import machine
 from keywarp.errors import UserError
 from keywarp.files import write_atomically
+from keywarp.listing import parameters_mi
 from keywarp.loading import load, options_of
 from keywarp.networks.weight_files import read_description, read_state_dict
 from keywarp.running import detect_video
@@ -116,6 +118,7 @@ TRAININGS: dict[str, tuple[str, Callable[[], TrainConfig]]] = {
     "iff-b": ("iff-b", attention),
     "iff-c": ("iff-c", attention),
     "optflow-a": ("optflow-a", video),
+    "optflow-b": ("optflow-b", video),
     "psla-a": ("psla-a", attention),
     "psla-b": ("psla-b", attention),
     "dff-fix-n": ("dff-fix-n", video),
@@ -145,7 +148,7 @@ claims compare come before the rest."""
 class Row:
     """A row of the tables. training: whose weights run. method, arguments: in place of those. against: the row that it
     is compared with; published: that difference in the paper, in points of mAP, where it has one; claim: what it says
-    otherwise. source: where. measured_as: the row that this one is another name of."""
+    otherwise. source: where."""
 
     name: str
     training: str
@@ -156,12 +159,11 @@ class Row:
     method: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     oracle: bool = False
-    measured_as: str = ""
 
     @property
     def folder(self) -> str:
         """Its results' folder."""
-        return re.sub(r"\W+", "-", (self.measured_as or self.name).lower())
+        return re.sub(r"\W+", "-", self.name.lower())
 
 
 def position(k: int, published: float) -> Row:
@@ -216,7 +218,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
     ),
     "IFF-Net (000)": (
         Row("OptFlow-A", "optflow-a", FRAME, 0.3, "000, Table 1"),
-        Row("OptFlow-B", "fgfa", FRAME, 1.3, "000, Table 1", measured_as="FGFA"),
+        Row("OptFlow-B", "optflow-b", FRAME, 1.3, "000, Table 1"),
         Row("IFF-Net-A", "iff-a", FRAME, 1.9, "000, Table 2"),
         Row("IFF-Net-B", "iff-b", "IFF-Net-A", 0.4, "000, Table 2"),
         Row("IFF-Net-C", "iff-c", "IFF-Net-B", 0.7, "000, Table 2"),
@@ -224,18 +226,88 @@ ROWS: dict[str, tuple[Row, ...]] = {
 }
 """The papers' rows. IFF-Net-D and -E are IFF-Net-C after Seq-NMS and Seq-NMS+, which every row has as columns."""
 
-CURVES = {
-    "impression": ("DFF", "Impression d"),
-    "thp": ("DFF", "FGFA", "THP c1", "THP c2", "THP c3"),
-}
-"""Accuracy against speed of these rows, as in 003, Figure 8, and 001, Figure 3."""
-LINKINGS = ("none", "seq-nms", "seq-nms+")
-COLUMNS = (
-    *("", "mAP", "slow", "medium", "fast", "Seq-NMS", "Seq-NMS+", "frames/s", "Mi parameters"),
-    *("against", "difference", "on fast", "the paper's", "source"),
-)
+
 Measured = Mapping[tuple[int, str], Mapping[str, Mapping[str, float]]]
 """Of a row, by run and seed: by post-processing, by measure, in percent."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A difference that a paper claims: of a row from another one, or of a row after two post-processings. published:
+    what the paper says, its sign first."""
+
+    row: str
+    other: str
+    published: str
+    source: str
+    measure: str = "mAP"
+    linking: tuple[str, str] = ("none", "none")
+
+    @property
+    def title(self) -> str:
+        """What is compared with what."""
+        own, other = (f"{name} with {way}" if way != "none" else name for name, way in self.sides)
+        return f"{own} − {other}" + (", fast objects" if self.measure == FAST else "")
+
+    @property
+    def sides(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Row and post-processing of both."""
+        return (self.row, self.linking[0]), (self.other, self.linking[1])
+
+    def differences(self, known: Mapping[str, Measured]) -> list[float]:
+        """By run and seed, where both are measured."""
+        own, other = ({run: each.get(way, {}) for run, each in known[row].items()} for row, way in self.sides)
+        runs = [run for run in own if self.measure in own[run] and self.measure in other.get(run, {})]
+        return [own[run][self.measure] - other[run][self.measure] for run in runs]
+
+
+def verdict(differences: Sequence[float], published: str) -> str:
+    """Whether the sign is the published one, and whether mean ± standard deviation leaves out zero."""
+    mean = statistics.mean(differences)
+    same = "yes" if (mean < 0) == published.startswith("-") else "no"
+    if len(differences) == 1:
+        return f"{same}, one seed"
+    return f"{same}, {'beyond' if abs(mean) > statistics.stdev(differences) else 'within'} the spread"
+
+
+FAST = "mAP fast"
+SEQ_NMS, SEQ_NMS_PLUS = ("seq-nms", "none"), ("seq-nms+", "seq-nms")
+CLAIMS = (
+    Claim("FGFA", FRAME, "+2.9", "001, 5.1, ± 10 frames"),
+    Claim("FGFA", FRAME, "+6, about", "001, 2.1", FAST),
+    Claim("IFF-Net-B", FRAME, "+2.3", "000, Table 2"),
+    Claim("IFF-Net-B", FRAME, "+3.4", "000, Table 2", FAST),
+    Claim("IFF-Net-C", FRAME, "+3.0", "000, Table 2"),
+    Claim("IFF-Net-C", FRAME, "+6.5", "000, Table 2", FAST),
+    Claim("PSLA c", FRAME, "+3.2", "002, Table 1"),
+    Claim("PSLA c", FRAME, "+, not published", "", FAST),
+    Claim("DFF", FRAME, "-0.8", "004, Table 4"),
+    Claim("DFF", "DFF separate", "+5.7", "004, Table 4"),
+    Claim("Impression d", FRAME, "+1.3", "003, Table 1"),
+    Claim("Impression d", "Impression b", "+1.9", "003, Table 1"),
+    Claim("THP c2", "THP c1", "+0.8, both at 3 times per frame's speed", "001, 5.1"),
+    Claim("THP c3", "THP c2", "+0.5 to 1 at high speed", "001, 5.1"),
+    Claim("IFF-Net-B", "IFF-Net-A", "+0.4", "000, Table 2"),
+    Claim("IFF-Net-B", "OptFlow-A", "+2.0", "000, Table 1"),
+    Claim("IFF-Net-B", "OptFlow-B", "+1.0", "000, Table 1"),
+    Claim(FRAME, FRAME, "+, not published", "", linking=SEQ_NMS),
+    Claim(FRAME, FRAME, "+, not published", "", linking=SEQ_NMS_PLUS),
+    Claim("IFF-Net-C", "IFF-Net-C", "+1.8", "000, Table 2", linking=SEQ_NMS),
+    Claim("IFF-Net-C", "IFF-Net-C", "+0.8", "000, Table 2", linking=SEQ_NMS_PLUS),
+)
+"""The papers' main claims, as differences."""
+
+CURVES = {
+    "impression": (FRAME, "DFF", "Impression d"),
+    "thp": (FRAME, "DFF", "FGFA", "THP c1", "THP c2", "THP c3"),
+}
+"""Accuracy against speed of these rows, as in 003, Figure 8, and 001, Figure 3."""
+CLAIM_COLUMNS = ("", "seeds", "difference", "the paper's", "source", "its sign")
+LINKINGS = ("none", "seq-nms", "seq-nms+")
+COLUMNS = (
+    *("", "seeds", "mAP", "slow", "medium", "fast", "Seq-NMS", "Seq-NMS+", "frames/s", "Mi parameters"),
+    *("against", "difference", "on fast", "the paper's", "source"),
+)
 
 
 # ------------------------------------------------------------------------------------------------------------- work
@@ -261,6 +333,8 @@ class Budget:
 
 QUICK = Budget("tiny", 2, 1, 20, 5, 8, 4, 96, 160, 1, (0,))
 """To see that everything runs; its figures say nothing."""
+PAIRS = ("--seed", 1, "--apart", 10, "--objects", 0.8)
+"""Of the flow network's pairs."""
 
 
 Words = tuple[object, ...]
@@ -269,22 +343,28 @@ Words = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work: a keywarp command, after others; prepare: done first."""
+    """One piece of work: a keywarp command, after others; prepare: done first. recipe: of a training."""
 
     name: str
     command: Words
     needs: tuple[str, ...] = ()
     prepare: Callable[[], None] = lambda: None
+    recipe: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Study:
-    """Where everything lies, and with which budget."""
+    """Where everything lies, and with which budget. backbone: file or name of its weights; "" = random ones."""
 
     folder: Path
     budget: Budget
-    backbone: str = "imagenet"
+    backbone: str = ""
     device: str = "cpu"
+
+    @property
+    def first(self) -> int:
+        """The seed whose speeds and curves are measured."""
+        return self.budget.seeds[0]
 
     @property
     def data(self) -> Path:
@@ -321,6 +401,17 @@ class Study:
         """How every long command runs."""
         return (*(("--threads", 1) if self.device == "cpu" else ()), "--device", self.device, "--resume")
 
+    @property
+    def measured_seeds(self) -> list[int]:
+        """All that the folder holds, of this call or an earlier one."""
+        return sorted(int(each.name[4:]) for each in self.folder.glob("seed*") if each.name[4:].isdecimal())
+
+    def protocol(self, row: Row) -> str:
+        """A digest of how the row's weights came about: rows of unlike ones are not to be averaged."""
+        trained = [self._trained(name, 0).recipe for name in ("settled", row.training)]
+        how = [PAIRS, FLOW, synthetic().to_json(), *trained, TRAININGS[row.training][0], self.options(row)]
+        return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:12]
+
     def results(self, row: Row, seed: int) -> Path:
         """The evaluation of a row, or its oracle's trade-off."""
         return self.folder / f"seed{seed}" / "test" / row.folder
@@ -329,26 +420,24 @@ class Study:
         """All work, in an order that fits."""
         b, pairs, flow, run = self.budget, self.folder / "pairs", self.folder / "flow", self.run
         yield Job("data", ("data", "synthesize", self.data, "--size", b.size, "--seed", 0))
-        yield Job(
-            "pairs",
-            ("data", "synthesize-pairs", pairs, "--pairs", b.pairs, "--seed", 1, "--apart", 10, "--objects", 0.8),
-        )
+        yield Job("pairs", ("data", "synthesize-pairs", pairs, "--pairs", b.pairs, *PAIRS))
         given: Words = ("--data", pairs, "--recipe", "synthetic", "--steps", b.flow, "--validate-every", 1000)
         yield Job("flow", ("train-flow", FLOW, *given, "--output", flow, *run), ("pairs",))
         for seed in b.seeds:
             given = ("--data", self.data, "--recipe", "synthetic", "--steps", b.detector, "--validate-every", 10**6)
-            start = ("--output", self.weights("detector", seed).parent, "--init-backbone", self.backbone)
-            yield Job(f"{seed} detector", ("train", "rfcn", *given, *start, *self._shape(seed), *run), ("data",))
+            start: Words = ("--output", self.weights("detector", seed).parent)
+            start += ("--init-backbone", self.backbone) if self.backbone else ()
+            command = ("train", "rfcn", *given, *start, *self._shape(seed), *run)
+            yield Job(f"{seed} detector", command, ("data",), recipe=synthetic().to_json())
         for name in TRAININGS:  # row by row, each of all seeds: what is done when it is stopped has its spread
             for seed in b.seeds:
                 yield self._trained(name, seed)
                 for row in (row for rows in ROWS.values() for row in rows if row.training == name):
-                    if not row.measured_as:
-                        yield self._measured(row, seed)
+                    yield self._measured(row, seed)
 
     def curves(self) -> Iterator[Job]:
         """The trade-offs, which measure time: to be done one by one, after all else."""
-        seed = self.budget.seeds[0]
+        seed = self.first
         for name, names in CURVES.items():
             rows = [row for group in ROWS.values() for row in group if row.name in names]
 
@@ -375,7 +464,8 @@ class Study:
         if method.startswith(("dff", "fgfa", "thp", "impression", "optflow")):
             start, needs = (*start, "--init-flow", self.folder / "flow" / "best.safetensors"), (*needs, "flow")
         place = ("--output", self.weights(name, seed).parent)
-        return Job(f"{seed} {name}", ("train", method, *given, *start, *place, *self._shape(seed), *self.run), needs)
+        command = ("train", method, *given, *start, *place, *self._shape(seed), *self.run)
+        return Job(f"{seed} {name}", command, needs, recipe=recipe().to_json())
 
     def _measured(self, row: Row, seed: int) -> Job:
         b, needs = self.budget, (f"{seed} {row.training}",)
@@ -448,7 +538,10 @@ class Runner:
     def _is_done(self, job: Job) -> bool:
         if not self.done(job).exists():
             return False
-        was, now = json.loads(self.done(job).read_text())["command"], [str(word) for word in job.command]
+        done = json.loads(self.done(job).read_text())
+        was, now = done["command"], [str(word) for word in job.command]
+        for recipe, words in ((done["recipe"], was), (job.recipe, now)):
+            words += [f"{name} {value}" for name, value in (recipe or {}).items()]
         if was != now:
             differing = next((pair for pair in zip(was, now, strict=False) if pair[0] != pair[1]), (was, now))
             raise UserError(
@@ -486,22 +579,27 @@ class Runner:
             raise subprocess.CalledProcessError(code, words)
         seconds = time.perf_counter() - start
         self.done(job).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.done(job), json.dumps({"command": words, "seconds": round(seconds, 1)}))
+        about = {"command": words, "seconds": round(seconds, 1), "recipe": job.recipe}
+        write_atomically(self.done(job), json.dumps(about))
         return seconds
+
+
+def timed_rows(study: Study) -> list[Row]:
+    """Those whose speed can be measured: trained, for the first seed."""
+    rows = (row for group in ROWS.values() for row in group if not row.oracle)
+    return [row for row in rows if study.weights(row.training, study.first).exists()]
 
 
 def measure_speed(study: Study, rounds: int = 3) -> None:
     """Milliseconds a frame of every trained row on one clip of test: all rows in turn, `rounds` times, CPU time of one
     thread or the GPU's wall time; the median. Kept in OUTPUT/speed.json."""
-    seed = study.budget.seeds[0]
+    seed = study.first
     video = open_dataset(study.data, "test").videos[0]
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     clock, reads = clock_for(torch.device(study.device), threads=1)
     models = {}
-    for row in (row for rows in ROWS.values() for row in rows if not row.oracle):
-        if not study.weights(row.training, seed).exists():
-            continue
+    for row in timed_rows(study):
         study.describe(row, seed)
         models[row.name] = load(study.model(row, seed), device=study.device, **study.options(row))
     times: dict[str, list[float]] = {name: [] for name in models}
@@ -512,11 +610,17 @@ def measure_speed(study: Study, rounds: int = 3) -> None:
                 times[name].append(1000 * run.seconds / run.frames)
     about = {
         "milliseconds": {name: statistics.median(each) for name, each in times.items()},
-        "parameters": {name: sum(p.numel() for p in model.parameters()) / 2**20 for name, model in models.items()},
+        "parameters": {name: parameters_mi(model) for name, model in models.items()},
         "machine": machine(torch.device(study.device)),
-        "clock": reads,
+        "clock": reads + (", one thread" if study.device == "cpu" else ""),
     }
     write_atomically(study.folder / "speed.json", json.dumps(about, indent=1))
+
+
+def speeds_are_old(study: Study) -> bool:
+    """Whether rows were trained since the speeds were measured, if they were."""
+    file = study.folder / "speed.json"
+    return not file.exists() or set(json.loads(file.read_text())["milliseconds"]) != {r.name for r in timed_rows(study)}
 
 
 # ----------------------------------------------------------------------------------------------------------- tables
@@ -546,8 +650,9 @@ def spread(values: Sequence[float], sign: bool = False) -> str:
 
 
 def results(study: Study) -> dict[str, Any]:
-    """All that is measured by now: measures in percent by row, seed and post-processing; the speeds; whose weights."""
-    seeds, budget = study.budget.seeds, asdict(study.budget)
+    """All that is measured by now: measures in percent by row, seed and post-processing; the speeds; whose weights, and
+    a digest of how each row is trained."""
+    seeds, budget = study.measured_seeds, asdict(study.budget)
     rows = {row.name: row for group in ROWS.values() for row in group}
     measured = {
         name: {str(seed): found for seed in seeds if (found := measures(study, row, seed))}
@@ -562,12 +667,14 @@ def results(study: Study) -> dict[str, Any]:
         "commits": sorted(commits),
         "machine": machine(torch.device(study.device)),
         "rows": measured,
+        "protocols": {name: study.protocol(rows[name]) for name in measured},
         "speed": json.loads(speed.read_text()) if speed.exists() else {},
     }
 
 
 def tables(runs: Sequence[Mapping[str, Any]]) -> str:
-    """All tables as Markdown, of the `results` of one run or of several: then each run's seeds are further seeds.
+    """Of claims and rows, as Markdown, of the `results` of one run or of several: then each run's seeds are further
+    seeds.
 
     Differences are of rows of the same run and seed. Speeds are of the first run that has them.
     """
@@ -578,7 +685,7 @@ def tables(runs: Sequence[Mapping[str, Any]]) -> str:
     }
     speed: Mapping[str, Any] = next((run["speed"] for run in runs if run["speed"]), {})
     milliseconds, parameters = (speed.get(name, {}) for name in ("milliseconds", "parameters"))
-    lines: list[str] = []
+    lines = claims(known)
     for title, group in ROWS.items():
         measured = [row for row in group if known[row.name]]
         lines += [f"### {title}", ""]
@@ -598,6 +705,7 @@ def tables(runs: Sequence[Mapping[str, Any]]) -> str:
 
             cells = [
                 row.name,
+                str(len(own)),
                 *(column("none", name) for name in ("mAP", "mAP slow", "mAP medium", "mAP fast")),
                 *(column(linking, "mAP") for linking in LINKINGS[1:]),
                 f"{1000 / milliseconds[row.name]:.1f}" if row.name in milliseconds else "–",
@@ -618,8 +726,24 @@ def tables(runs: Sequence[Mapping[str, Any]]) -> str:
         count = max((len(found) for found in run["rows"].values()), default=0)
         lines.append(f"Seeds: {count}; {run['machine']}; commits {', '.join(each[:7] for each in run['commits'])}.")
     if speed:
-        lines.append(f"frames/s: {speed['clock']}, one thread; {speed['machine']}.")
+        lines.append(f"frames/s: {speed['clock']}; {speed['machine']}.")
     return "\n".join([*lines, ""])
+
+
+def claims(known: Mapping[str, Measured]) -> list[str]:
+    """The lines of a table of the papers' main claims, as far as their rows are measured."""
+    lines = ["### The papers' main claims", ""]
+    missing = []
+    for claim in CLAIMS:
+        found = claim.differences(known)
+        if not found:
+            missing.append(claim.title)
+            continue
+        if len(lines) == 2:
+            lines += [f"| {' | '.join(CLAIM_COLUMNS)} |", "|---" * len(CLAIM_COLUMNS) + "|"]
+        cells = (claim.title, str(len(found)), spread(found, sign=True), claim.published, claim.source or "–")
+        lines.append(f"| {' | '.join((*cells, verdict(found, claim.published)))} |")
+    return [*lines, "", *([f"Not measured: {'; '.join(missing)}.", ""] if missing else [])]
 
 
 def read_results(files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -628,11 +752,14 @@ def read_results(files: Sequence[Path]) -> list[dict[str, Any]]:
     for file in files:
         try:
             run = json.loads(file.read_text())
-            runs.append({name: run[name] for name in ("budget", "machine", "commits", "rows", "speed")})
+            runs.append({name: run[name] for name in ("budget", "machine", "commits", "rows", "protocols", "speed")})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"--tables takes the results.json of studies; {file} is none ({error})") from None
         if runs[-1]["budget"] != runs[0]["budget"]:
             raise UserError(f"--tables takes runs of one budget; {file} and {files[0]} have two")
+        for name, protocol in runs[-1]["protocols"].items():
+            if any(protocol != run["protocols"].get(name, protocol) for run in runs):
+                raise UserError(f"--tables takes runs of one protocol; in {file} {name} was trained otherwise")
     return runs
 
 
@@ -642,7 +769,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("study"))
     parser.add_argument("--quick", action="store_true", help="everything in minutes; the figures say nothing")
     parser.add_argument("--jobs", type=int, default=2, help="pieces of work at a time")
-    parser.add_argument("--backbone", default="imagenet", help="MobileNetV2's ImageNet weights: a file, or downloaded")
+    parser.add_argument("--backbone", help="MobileNetV2's ImageNet weights: a file; default: downloaded (quick: none)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2")
     parser.add_argument("--only", nargs="+", default=[], help="beginnings of names of work, what it needs too; speed")
@@ -658,12 +785,14 @@ def main() -> int:
     budget = QUICK if options.quick else Budget()
     if options.seeds:
         budget = replace(budget, seeds=tuple(options.seeds))
-    backbone = str(Path(options.backbone).resolve()) if Path(options.backbone).is_file() else options.backbone
+    backbone = options.backbone or ("" if options.quick else "imagenet")
+    if Path(backbone).is_file():
+        backbone = str(Path(backbone).resolve())
     study = Study(options.output.resolve(), budget, backbone, options.device)
     study.folder.mkdir(parents=True, exist_ok=True)
     jobs = wanted(list(study.jobs()), options.only)
     curves = wanted(list(study.curves()), options.only)
-    timed = "speed" in options.only or not (options.only or (study.folder / "speed.json").exists())
+    timed = "speed" in options.only or not options.only
     if not (jobs or curves or timed):
         parser.error(f"no work is named {' or '.join(options.only)}")
 
@@ -682,7 +811,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130
-    if not missing and timed:
+    if not missing and timed and ("speed" in options.only or speeds_are_old(study)):
         measure_speed(study)
     write()
     print(study.folder / "tables.md")

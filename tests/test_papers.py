@@ -269,6 +269,7 @@ PSLA_S = lambda m, f: progressive_attention(m, f, recursive=False, quality_net=F
 PSLA_F = lambda m, f: progressive_attention(m, f, recursive=True, quality_net=True)  # noqa: E731
 IFF = lambda m, f: feature_flow_aggregation(m, f, radius=3)  # noqa: E731
 FGFA = lambda m, f: flow_guided_aggregation(m, f, radius=3)  # noqa: E731
+OPTFLOW = lambda m, f: flow_guided_aggregation(m, f, align_current=False, radius=3)  # noqa: E731
 # method, options, its loop, the most images and memories that wait in a predictor fed frame by frame
 LOOPS = [
     ("rfcn", {}, per_frame, 0, 1),
@@ -281,15 +282,9 @@ LOOPS = [
     ("dff", {"scale_field": False}, deep_feature_flow, 0, 1),
     ("fgfa", SHORT, FGFA, 4, 7),
     ("fgfa", SHORT | AFTER, lambda m, f: flow_guided_aggregation(m, f, before_warp=False, radius=3), 4, 7),
-    (
-        "fgfa",
-        SHORT | {"align_current": False},
-        lambda m, f: flow_guided_aggregation(m, f, align_current=False, radius=3),
-        4,
-        7,
-    ),
-    ("optflow-a", SHORT, FGFA, 4, 7),
-    ("optflow-b", SHORT, FGFA, 4, 7),
+    ("fgfa", SHORT | {"align_current": False}, OPTFLOW, 4, 7),
+    ("optflow-a", SHORT, OPTFLOW, 4, 7),
+    ("optflow-b", SHORT, OPTFLOW, 4, 7),
     ("thp-c1", AFTER, lambda m, f: unified(m, f, every(10), True, False), 0, 1),
     ("thp-c1", {}, lambda m, f: unified(m, f, every(10), True, False, before_warp=True), 0, 1),
     ("thp-c2", {}, lambda m, f: unified(m, f, every(10), True, True, before_warp=True), 0, 1),

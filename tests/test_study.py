@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,8 +47,8 @@ def test_every_command_is_one_of_keywarp(tmp_path, device):
 def test_every_row_is_measured_for_every_seed(whole):
     names = {job.name for job in whole.jobs()}
     rows = [row for group in study.ROWS.values() for row in group]
-    assert len({row.name for row in rows}) == len({row.folder for row in rows}) + 1 == len(rows)  # OptFlow-B is FGFA
-    for row in (row for row in rows if not row.measured_as):
+    assert len({row.name for row in rows}) == len({row.folder for row in rows}) == len(rows)
+    for row in rows:
         assert all(f"{seed} {row.name}, test" in names for seed in (0, 1, 2))
         assert row.training in study.TRAININGS
         assert not row.against or row.against in {other.name for other in rows}
@@ -75,6 +76,10 @@ def test_what_is_done_is_not_done_again_and_a_failure_keeps_what_needs_it(whole,
     assert len(seen) == 2
     with pytest.raises(UserError, match=r"other settings \(good: --version, now --help\)"):
         again.run([study.Job("good", ("--help",))], lambda: None)
+    trained = study.Job("trained", ("--version",), recipe={"steps": 4, "rates": {"head.": 1}})
+    assert again.run([trained], lambda: None) == []
+    with pytest.raises(UserError, match=r"other settings \(trained: steps 4, now steps 5\)"):
+        again.run([replace(trained, recipe={"steps": 5, "rates": {"head.": 1}})], lambda: None)
 
 
 def test_only_takes_what_is_needed_too(whole):
@@ -95,12 +100,68 @@ def test_tables_tell_means_spreads_and_paired_differences(whole):
         evaluation(whole.results(rows["DFF"], seed), none=own)
     table = study.tables([study.results(whole)])
     lines = lines_of(table)
-    assert "| 55.0 ± 7.1 | – | – | 27.5 ± 3.5 | 56.0 ± 7.1 | – |" in lines["per frame"]
+    assert "| 2 | 55.0 ± 7.1 | – | – | 27.5 ± 3.5 | 56.0 ± 7.1 | – |" in lines["per frame"]
     assert "| 53.5 ± 6.4 |" in lines["DFF"]
     assert "| per frame | -1.5 ± 0.7 | -0.8 ± 0.4 | -0.8 |" in lines["DFF"]
     assert "DFF fix N" not in lines
     assert "Not measured: SFF, DIS; SFF, codec motion; DFF fix N; " in table
-    assert len({line.count("|") for line in lines.values()}) == 1
+    of_claims, of_rows = table.split("### Deep Feature Flow (004)")
+    for part in (of_claims, of_rows):
+        assert len({line.count("|") for line in lines_of(part).values()}) == 1
+    assert "| 2 | -1.5 ± 0.7 | -0.8 | 004, Table 4 | yes, beyond the spread |" in lines["DFF − per frame"]
+    assert "| 2 | +1.0 ± 0.0 |" in lines["per frame with seq-nms − per frame"]
+    assert "Not measured: FGFA − per frame; FGFA − per frame, fast objects; " in of_claims
+
+
+@pytest.mark.parametrize(
+    ("differences", "published", "told"),
+    [
+        ([1.0, 2.0, 3.0], "+2", "yes, beyond the spread"),
+        ([0.0, 2.0, 1.0], "+, not published", "yes, within the spread"),
+        ([-1.0, -2.0, -3.0], "+2", "no, beyond the spread"),
+        ([-1.0, -2.0], "-0.8", "yes, beyond the spread"),
+        ([0.5], "-0.8", "no, one seed"),
+    ],
+)
+def test_a_claim_holds_by_sign_and_spread(differences, published, told):
+    assert study.verdict(differences, published) == told
+
+
+def test_all_claims_are_of_rows():
+    names = {row.name for group in study.ROWS.values() for row in group}
+    assert {name for claim in study.CLAIMS for name in (claim.row, claim.other)} <= names
+    assert all(claim.published[0] in "+-" for claim in study.CLAIMS)
+    ways = {way for claim in study.CLAIMS for _, way in claim.sides}
+    assert ways == set(study.LINKINGS)
+
+
+def test_seeds_of_earlier_calls_are_in_the_results_too(tmp_path):
+    row = next(row for group in study.ROWS.values() for row in group)
+    for seed in (0, 2):
+        evaluation(study.Study(tmp_path, study.Budget()).results(row, seed), none=50.0)
+    assert set(study.results(study.Study(tmp_path, study.Budget(seeds=(1,))))["rows"]["per frame"]) == {"0", "2"}
+
+
+def test_the_speeds_are_measured_again_when_more_is_trained(whole):
+    for name, old in (("frame", True), ("dff", True)):
+        file = whole.weights(name, 0)
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"")
+        assert study.speeds_are_old(whole) == old
+        rows = [row.name for row in study.timed_rows(whole)]
+        (whole.folder / "speed.json").write_text(json.dumps({"milliseconds": dict.fromkeys(rows, 1.0)}))
+        assert not study.speeds_are_old(whole)
+    assert "DFF" in rows
+
+
+def test_a_row_runs_from_nothing_without_a_network(tmp_path, capsys, monkeypatch):
+    given = ("--quick", "--output", str(tmp_path), "--jobs", "1", "--only", "0 per frame, test")
+    monkeypatch.setattr(sys, "argv", ["study.py", *given])
+    assert study.main() == 0, capsys.readouterr().out
+    assert "[5/5] 0 per frame, test" in capsys.readouterr().out
+    known = json.loads((tmp_path / "results.json").read_text())
+    assert known["rows"]["per frame"]["0"].keys() == set(study.LINKINGS)
+    assert "| per frame | 1 | " in (tmp_path / "tables.md").read_text()
 
 
 def test_tables_of_runs_together_pair_within_each(tmp_path, capsys, monkeypatch):
@@ -134,6 +195,27 @@ def test_runs_of_two_budgets_share_no_table(tmp_path):
         file.write_text(json.dumps(study.results(study.Study(tmp_path, study.Budget(steps=steps)))))
     with pytest.raises(UserError, match="runs of one budget"):
         study.read_results(files)
+
+
+def test_runs_of_two_protocols_share_no_row(tmp_path):
+    known = study.results(study.Study(tmp_path, study.Budget()))
+    files = [tmp_path / f"{name}.json" for name in "abc"]
+    for file, protocols in zip(files, ({"DFF": "1", "FGFA": "1"}, {"DFF": "1"}, {"FGFA": "2"}), strict=True):
+        file.write_text(json.dumps(known | {"protocols": protocols}))
+    assert len(study.read_results(files[:2])) == 2
+    with pytest.raises(UserError, match=r"one protocol; in .*c\.json FGFA was trained otherwise"):
+        study.read_results(files)
+
+
+def test_a_protocol_is_of_the_recipe_and_what_it_starts_from(whole, monkeypatch):
+    rows = {row.name: row for group in study.ROWS.values() for row in group}
+    before = {name: whole.protocol(rows[name]) for name in ("DFF", "PSLA c")}
+    assert len(set(before.values())) == 2
+    monkeypatch.setitem(study.TRAININGS, "dff", ("dff", study.settled))
+    assert whole.protocol(rows["DFF"]) != before["DFF"]
+    assert whole.protocol(rows["PSLA c"]) == before["PSLA c"]
+    monkeypatch.setitem(study.TRAININGS, "settled", ("rfcn", study.video))
+    assert whole.protocol(rows["PSLA c"]) != before["PSLA c"]
 
 
 def test_the_same_weights_under_another_description(tmp_path):

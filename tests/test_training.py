@@ -88,3 +88,12 @@ def test_what_is_fixed(name, trains):
     model = METHODS[name](**(TINY | tiny_flow(name, {})))
     assert {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad} == trains
     assert (model.training_plan is SINGLE) == (name == "dff-separate")
+
+
+def test_optical_flow_is_all_that_tells_optflow_from_iff_net():
+    optflow, iff = (METHODS[name](**(TINY | tiny_flow(name, {}))) for name in ("optflow-b", "iff-a"))
+    assert optflow.training_plan == iff.training_plan
+    assert optflow.scheduler == iff.scheduler
+    assert optflow.align_current == iff.align_current
+    assert type(optflow.aggregator) is type(iff.aggregator)
+    assert optflow.losses == iff.losses

@@ -159,6 +159,7 @@ def fgfa(
     embed_before_warp: bool = True,
     align_current: bool = True,
     neighbours: int = 2,
+    neighbours_alone: bool = True,
     **networks: Unpack[Networks],
 ) -> VideoModel:
     """Flow-guided feature aggregation over the window i − r … i + r.
@@ -166,7 +167,8 @@ def fgfa(
     radius: r; 10 is the paper's, 9 the authors' released setting. embed_before_warp: at inference each frame is
     embedded once, as in the authors' code; in training, and with False always, after the warp as in the paper.
     align_current: the frame's own features are warped by the flow of the frame with itself, as in the authors' code.
-    neighbours: of a training clip; their sum is trained, without the current frame (the authors' code again).
+    neighbours: of a training clip. neighbours_alone: their sum is trained, without the current frame, and they are from
+    ±9 frames (the authors' code again); False: with it, as at inference, and from ±r.
     """
     feature_network, head, common = frame_network(backbone, **networks)
     return compose(
@@ -177,7 +179,7 @@ def fgfa(
         aligner=_flow_network(flow, None),
         aggregator=CosineAggregator(feature_network.channels, before_warp=embed_before_warp),
         align_current=align_current,
-        training=window(neighbours, WINDOW_TRAINING, with_current=False),
+        training=window(neighbours, WINDOW_TRAINING if neighbours_alone else radius, with_current=not neighbours_alone),
     )
 
 
@@ -366,6 +368,7 @@ def variant(name: str, build: Callable[..., VideoModel], **fixed: Any) -> Callab
     return named
 
 
+AS_IFF = {"align_current": False, "neighbours_alone": False}
 NOT_JOINT = {"joint": False, "fixed": ("aligner",)}
 _ROWS: dict[str, tuple[Callable[..., VideoModel], dict[str, Any]]] = {
     "rfcn": (rfcn, {}),
@@ -402,8 +405,8 @@ _ROWS: dict[str, tuple[Callable[..., VideoModel], dict[str, Any]]] = {
     "iff-f": (iff, {"deformable": 3}),
     "iff-g": (iff, {"deformable": 3, "neighbours": 4}),
     "iff-h": (iff, {"deformable": 6, "neighbours": 4}),
-    "optflow-a": (fgfa, {"fixed": ("aligner",)}),
-    "optflow-b": (fgfa, {}),
+    "optflow-a": (fgfa, AS_IFF | {"fixed": ("aligner",)}),
+    "optflow-b": (fgfa, AS_IFF),
 }
 METHODS: dict[str, Callable[..., VideoModel]] = {
     name: variant(name, build, **arguments) for name, (build, arguments) in _ROWS.items()

@@ -57,8 +57,7 @@ ALIKE = {
     "impression-e": "impression-d",
     "iff-d": "iff-c",
     "iff-e": "iff-c",
-    "optflow-a": "fgfa",
-    "optflow-b": "fgfa",
+    "optflow-a": "optflow-b",
 }
 """Names that train the same composition as another here, where all parts train and flow networks are tiny."""
 ALWAYS = ("dff",)
