@@ -7,7 +7,8 @@
 An object of a frame is found if a detection of its class scores `--score` or more and overlaps it by half. Objects are
 told apart by what became of them since the last key frame, the first that is true: they came into view (no box then);
 their box changed shape (moved onto each other, the two boxes overlap by less than 0.7: they turned, came nearer, were
-covered); they moved by half their size or more; they stayed.
+covered); they moved by half their size or more; they stayed. Key frames are taken to be 0, l, 2 l …, as Deep Feature
+Flow's and THP's are; Impression Network's and PSLA's lie in the middle, unless evaluated with `--key-position 0`.
 """
 
 from __future__ import annotations

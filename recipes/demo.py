@@ -2,9 +2,9 @@
 
     python recipes/demo.py MODEL.safetensors DATA --val RFCN DFF IMPRESSION --test RFCN DFF IMPRESSION
 
-Both are `keywarp evaluate`'s folders of the three ways of `keywarp.demo`: the mAP on val goes into the file, and by the
-results on test the clip is chosen. MODEL is an Impression Network of `keywarp train`; its file also holds an R-FCN and
-a Deep Feature Flow. docs/weights.md says how it was trained.
+Both are `keywarp evaluate`'s folders of the three ways of `keywarp.demo`, in their order: the mAP on val goes into the
+file, and by the results on test the clip is chosen. MODEL is an Impression Network of `keywarp train`; its file also
+holds an R-FCN and a Deep Feature Flow. docs/weights.md has the commands.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,12 +21,35 @@ import numpy as np
 from keywarp.data.datasets import spread
 from keywarp.data.reading import open_dataset
 from keywarp.demo import WAYS
+from keywarp.errors import UserError
 from keywarp.evaluation.measures import Measures
 from keywarp.evaluation.results_files import read_results
 from keywarp.evaluation.truth import Truth
 from keywarp.files import write_atomically
 from keywarp.methods import METHODS
+from keywarp.networks.download import sha256_of
 from keywarp.networks.weight_files import load_weights, read_description, save_model
+
+
+def measured(folder: Path, split: str, model: Path, way: str) -> float:
+    """The mAP without post-processing of an evaluation that must be of the model, run that way. Raises UserError."""
+    method, interval = WAYS[way]
+    try:
+        about = json.loads((folder / "evaluation.json").read_text())
+        setting, ran = about["setting"], about["setting"]["model"]
+        is_it = (
+            setting["dataset"].endswith(f":{split}"),
+            set(ran["sha256"].values()) == {sha256_of(model)},
+            ran["method"] == method,
+            ran["arguments"].get("interval") == interval,
+        )
+        values = {row["name"]: row["measures"]["mAP"] for row in about["rows"]}
+        if all(is_it) and "none" in values:
+            return float(values["none"])
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{folder} is no folder of keywarp evaluate ({error})") from None
+    given = f"--method {method}" + (f" --interval {interval}" if interval else "")
+    raise UserError(f"{folder} must be of `keywarp evaluate DATA:{split} --model {model} {given} --postprocess none …`")
 
 
 def typical(data: Path, folders: Sequence[Path]) -> int:
@@ -49,7 +73,7 @@ def typical(data: Path, folders: Sequence[Path]) -> int:
     return min(found, key=lambda position: float(np.abs(found[position] - medians).sum()))
 
 
-def main() -> None:
+def main() -> int:
     """Writes demo.safetensors, demo.mp4 and demo.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -58,13 +82,23 @@ def main() -> None:
     parser.add_argument("--test", type=Path, nargs=len(WAYS), required=True)
     parser.add_argument("--output", type=Path, default=Path("src/keywarp/assets"))
     options = parser.parse_args()
+    try:
+        write(options)
+    except UserError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def write(options: argparse.Namespace) -> None:
+    """All three, once the evaluations are found to be the right ones. Raises UserError."""
+    for way, folder in zip(WAYS, options.test, strict=True):
+        measured(folder, "test", options.model, way)
     truth = json.loads((options.data / "test.json").read_text())
     about, made = read_description(options.model), truth["info"]
     path = options.output / "demo.safetensors"
-    about["metrics"] = {}
-    for way, folder in zip(WAYS, options.val, strict=True):
-        rows = json.loads((folder / "evaluation.json").read_text())["rows"]
-        about["metrics"][f"mAP {way}"] = rows[0]["measures"]["mAP"]
+    on_val = zip(WAYS, options.val, strict=True)
+    about["metrics"] = {f"mAP {way}": measured(folder, "val", options.model, way) for way, folder in on_val}
     about["training"]["data"] = [f"keywarp data synthesize {' '.join(f'--{k} {made[k]}' for k in ('size', 'seed'))}"]
     model = METHODS[about["method"]](**about["arguments"], classes=about["classes"])
     load_weights(model, options.model)
@@ -84,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

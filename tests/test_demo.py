@@ -1,6 +1,7 @@
 """The model and the clip that ship with keywarp."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from keywarp import demo
 from keywarp.cli import main
 from keywarp.data.imagenet_classes import IMAGENET_VID
 from keywarp.data.reading import open_dataset
+from keywarp.errors import UserError
 from keywarp.loading import load
+from keywarp.networks.download import sha256_of
 from keywarp.networks.weight_files import read_description
+from recipe_files import recipe_module
 
 ASSETS = Path(keywarp.__file__).parent / "assets"
 ROOT = Path(__file__).parents[1]
@@ -52,11 +56,38 @@ def test_three_ways_side_by_side(tmp_path, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert lines[-3].startswith("fast: ")
     assert lines[-2].startswith("accurate: ")
-    assert "60 clips by which the intervals were chosen: per frame " in lines[-1]
+    assert "60 clips by which the weights were chosen: per frame " in lines[-1]
     with av.open(str(tmp_path / "demo.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == len(open_dataset(ASSETS / "demo.json", "all").videos[0].frames)
     assert main(["demo", "--output", str(tmp_path), "--device", "cpu"]) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changed", "refused"),
+    [
+        ({}, ""),
+        ({"dataset": "shapes:test"}, "must be of `keywarp evaluate DATA:val"),
+        ({"method": "impression-d"}, "--method dff --interval 10 --postprocess none"),
+        ({"arguments": {"interval": 5}}, "--method dff --interval 10 --postprocess none"),
+        ({"sha256": {"model.safetensors": "0"}}, "must be of"),
+        ({"row": "seq-nms"}, "must be of"),
+        ({"arguments": None}, "is no folder of keywarp evaluate"),
+    ],
+)
+def test_what_ships_is_made_of_its_own_evaluations(tmp_path, changed, refused):
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"weights")
+    of_model = {"method": "dff", "arguments": {"interval": 10}, "sha256": {"model.safetensors": sha256_of(model)}}
+    setting = {"dataset": changed.get("dataset", "shapes:val"), "model": of_model | changed}
+    row = {"name": changed.get("row", "none"), "measures": {"mAP": 0.5}}
+    (tmp_path / "evaluation.json").write_text(json.dumps({"setting": setting, "rows": [row]}))
+    measured = recipe_module("demo").measured
+    if not refused:
+        assert measured(tmp_path, "val", model, "fast") == 0.5
+        return
+    with pytest.raises(UserError, match=re.escape(refused)):
+        measured(tmp_path, "val", model, "fast")
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def _print(figures: dict[str, dict[str, float]], clock: str) -> None:
         )
     known = read_description(DEMO)["metrics"]
     told = ", ".join(f"{title} {100 * known[f'mAP {title}']:.1f}" for title in WAYS)
-    print(f"One clip says little of accuracy. mAP on the 60 clips by which the intervals were chosen: {told}")
+    print(f"One clip says little of accuracy. mAP on the 60 clips by which the weights were chosen: {told}")
 
 
 def _name(title: str) -> str:
