@@ -1,6 +1,6 @@
 """Makes what ships for `keywarp demo`: half-precision weights, and a test clip of the synthetic benchmark.
 
-    python recipes/demo.py MODEL.safetensors DATA --val RFCN DFF IMPRESSION --test RFCN DFF IMPRESSION
+    python recipes/demo.py MODEL.safetensors DATA --val RFCN SFF IMPRESSION --test RFCN SFF IMPRESSION
 
 Both are `keywarp evaluate`'s folders of the three ways of `keywarp.demo`, in their order: the mAP on val goes into the
 file, and by the results on test the clip is chosen. MODEL is an Impression Network of `keywarp train`; its file also
@@ -33,22 +33,20 @@ from keywarp.networks.weight_files import load_weights, read_description, save_m
 
 def measured(folder: Path, split: str, model: Path, way: str) -> float:
     """The mAP without post-processing of an evaluation that must be of the model, run that way. Raises UserError."""
-    method, interval = WAYS[way]
     try:
         about = json.loads((folder / "evaluation.json").read_text())
         setting, ran = about["setting"], about["setting"]["model"]
         is_it = (
             setting["dataset"].endswith(f":{split}"),
             set(ran["sha256"].values()) == {sha256_of(model)},
-            ran["method"] == method,
-            ran["arguments"].get("interval") == interval,
+            all((ran | ran["arguments"]).get(name) == value for name, value in WAYS[way].items()),
         )
         values = {row["name"]: row["measures"]["mAP"] for row in about["rows"]}
         if all(is_it) and "none" in values:
             return float(values["none"])
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} is no folder of keywarp evaluate ({error})") from None
-    given = f"--method {method}" + (f" --interval {interval}" if interval else "")
+    given = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in WAYS[way].items())
     raise UserError(f"{folder} must be of `keywarp evaluate DATA:{split} --model {model} {given} --postprocess none …`")
 
 
@@ -99,6 +97,7 @@ def write(options: argparse.Namespace) -> None:
     path = options.output / "demo.safetensors"
     on_val = zip(WAYS, options.val, strict=True)
     about["metrics"] = {f"mAP {way}": measured(folder, "val", options.model, way) for way, folder in on_val}
+    about["training"]["commit"] = about["versions"].get("commit", "unknown")  # saving names the present one
     about["training"]["data"] = [f"keywarp data synthesize {' '.join(f'--{k} {made[k]}' for k in ('size', 'seed'))}"]
     model = METHODS[about["method"]](**about["arguments"], classes=about["classes"])
     load_weights(model, options.model)

@@ -68,8 +68,8 @@ def test_three_ways_side_by_side(tmp_path, capsys, monkeypatch):
     [
         ({}, ""),
         ({"dataset": "shapes:test"}, "must be of `keywarp evaluate DATA:val"),
-        ({"method": "impression-d"}, "--method dff --interval 10 --postprocess none"),
-        ({"arguments": {"interval": 5}}, "--method dff --interval 10 --postprocess none"),
+        ({"method": "dff"}, "--method sff --flow codec --interval 10 --key-position 0 --postprocess none"),
+        ({"arguments": {"flow": "codec", "interval": 5, "key_position": 0}}, "--interval 10 --key-position 0"),
         ({"sha256": {"model.safetensors": "0"}}, "must be of"),
         ({"row": "seq-nms"}, "must be of"),
         ({"arguments": None}, "is no folder of keywarp evaluate"),
@@ -78,7 +78,11 @@ def test_three_ways_side_by_side(tmp_path, capsys, monkeypatch):
 def test_what_ships_is_made_of_its_own_evaluations(tmp_path, changed, refused):
     model = tmp_path / "model.safetensors"
     model.write_bytes(b"weights")
-    of_model = {"method": "dff", "arguments": {"interval": 10}, "sha256": {"model.safetensors": sha256_of(model)}}
+    of_model = {
+        "method": "sff",
+        "arguments": {"flow": "codec", "interval": 10, "key_position": 0},
+        "sha256": {"model.safetensors": sha256_of(model)},
+    }
     setting = {"dataset": changed.get("dataset", "shapes:val"), "model": of_model | changed}
     row = {"name": changed.get("row", "none"), "measures": {"mAP": 0.5}}
     (tmp_path / "evaluation.json").write_text(json.dumps({"setting": setting, "rows": [row]}))
