@@ -540,7 +540,7 @@ class Runner:
             return False
         done = json.loads(self.done(job).read_text())
         was, now = done["command"], [str(word) for word in job.command]
-        for recipe, words in ((done["recipe"], was), (job.recipe, now)):
+        for recipe, words in ((done.get("recipe"), was), (job.recipe, now)):
             words += [f"{name} {value}" for name, value in (recipe or {}).items()]
         if was != now:
             differing = next((pair for pair in zip(was, now, strict=False) if pair[0] != pair[1]), (was, now))
