@@ -196,9 +196,9 @@ def print_models(as_json: bool = False) -> None:
     for model in pulled():
         console.print(f"Pulled: {model.name} from {model.address}", soft_wrap=True)
     console.print(
-        "demo: Impression Network (--method impression-d, dff or rfcn) with MobileNetV2 from ImageNet weights, trained "
-        "at 192×320 on moving emoji of ImageNet VID's 30 classes (`keywarp data synthesize --size full --seed 0`); for "
-        "trying things out: of no use on real video, on other classes, or on things much smaller than those",
+        "demo: Impression Network (--method impression-d, dff, sff or rfcn) with MobileNetV2 from ImageNet weights, "
+        "trained at 192×320 on moving emoji of ImageNet VID's 30 classes (`keywarp data synthesize --size full --seed "
+        "0`); for trying things out: of no use on real video, on other classes, or on much smaller things",
         soft_wrap=True,
     )
 
