@@ -254,20 +254,22 @@ class Claim:
         """Row and post-processing of both."""
         return (self.row, self.linking[0]), (self.other, self.linking[1])
 
-    def differences(self, known: Mapping[str, Measured]) -> list[float]:
-        """By run and seed, where both are measured."""
-        own, other = ({run: each.get(way, {}) for run, each in known[row].items()} for row, way in self.sides)
-        runs = [run for run in own if self.measure in own[run] and self.measure in other.get(run, {})]
-        return [own[run][self.measure] - other[run][self.measure] for run in runs]
+
+def differences(
+    own: Measured, other: Measured, measure: str, linking: tuple[str, str] = ("none", "none")
+) -> list[float]:
+    """Of a row from another one, each after its post-processing, by run and seed where both are measured."""
+    pairs = [(own[run].get(linking[0], {}), other[run].get(linking[1], {})) for run in own if run in other]
+    return [a[measure] - b[measure] for a, b in pairs if measure in a and measure in b]
 
 
-def verdict(differences: Sequence[float], published: str) -> str:
-    """Whether the sign is the published one, and whether mean ± standard deviation leaves out zero."""
-    mean = statistics.mean(differences)
+def verdict(found: Sequence[float], published: str) -> str:
+    """Whether the differences' sign is the published one, and whether mean ± standard deviation leaves out zero."""
+    mean = statistics.mean(found)
     same = "yes" if (mean < 0) == published.startswith("-") else "no"
-    if len(differences) == 1:
+    if len(found) == 1:
         return f"{same}, one seed"
-    return f"{same}, {'beyond' if abs(mean) > statistics.stdev(differences) else 'within'} the spread"
+    return f"{same}, {'beyond' if abs(mean) > statistics.stdev(found) else 'within'} the spread"
 
 
 FAST = "mAP fast"
@@ -699,10 +701,6 @@ def tables(runs: Sequence[Mapping[str, Any]]) -> str:
 
             other = known.get(row.against, {})
 
-            def difference(name: str, own: Measured = own, other: Measured = other) -> str:
-                pairs = [(own[run]["none"], other[run]["none"]) for run in own if run in other]
-                return spread([a[name] - b[name] for a, b in pairs if name in a and name in b], sign=True) or "–"
-
             cells = [
                 row.name,
                 str(len(own)),
@@ -711,8 +709,7 @@ def tables(runs: Sequence[Mapping[str, Any]]) -> str:
                 f"{1000 / milliseconds[row.name]:.1f}" if row.name in milliseconds else "–",
                 f"{parameters[row.name]:.2f}" if row.name in parameters else "–",
                 row.against or "–",
-                difference("mAP"),
-                difference("mAP fast"),
+                *(spread(differences(own, other, name), sign=True) or "–" for name in ("mAP", FAST)),
                 f"{row.published:+.1f}" if row.published is not None else row.claim or "–",
                 row.source,
             ]
@@ -735,7 +732,7 @@ def claims(known: Mapping[str, Measured]) -> list[str]:
     lines = ["### The papers' main claims", ""]
     missing = []
     for claim in CLAIMS:
-        found = claim.differences(known)
+        found = differences(known[claim.row], known[claim.other], claim.measure, claim.linking)
         if not found:
             missing.append(claim.title)
             continue
