@@ -33,7 +33,10 @@ DISTANCES = {"1 to 3 frames after one": (1, 3), "4 to 6": (4, 6), "7 and more": 
 
 
 def fates(truth: Truth, interval: int) -> np.ndarray:
-    """`[G]` for each object of each frame the position in FATES; key frames are 0, `interval`, …"""
+    """`[G]` for each object of each frame the position in FATES; key frames are 0, `interval`, …
+
+    All frames are labelled and all objects tracked.
+    """
     boxes = {(f, track): box for f, track, box in zip(truth.frames, truth.tracks, truth.boxes, strict=True)}
     keys = truth.frames - truth.frames % interval
     nowhere = np.full(4, np.nan)
@@ -68,7 +71,11 @@ def table(options: argparse.Namespace) -> str:
     """Recall of both, by fate and by distance, of all objects and of fast ones, in Markdown. Raises UserError."""
     whole = open_dataset(*split_of(options.data, "val"))
     positions = spread(len(whole.videos), options.videos)
-    truths = [Truth.of(whole.videos[position]) for position in positions]
+    videos = [whole.videos[position] for position in positions]
+    truths = [Truth.of(video) for video in videos]
+    for video, truth in zip(videos, truths, strict=True):
+        if len(truth.labelled) < len(video.frames) or (truth.tracks < 0).any():
+            raise UserError(f"wanted videos with all frames labelled and all objects tracked; {video.name} is none")
     (there, wrong), (carried, wrong_carried) = (
         found(unlinked(folder, whole, positions), truths, options.score)
         for folder in (options.per_frame, options.carried)
@@ -104,6 +111,9 @@ def main() -> int:
     parser.add_argument("--videos", type=int, help="as evaluate had it")
     parser.add_argument("--score", type=float, default=0.5)
     options = parser.parse_args()
+    for name in ("interval", "videos"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, got {value}")
     try:
         print(table(options))
     except UserError as error:

@@ -11,51 +11,54 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keywarp.data.datasets import spread
 from keywarp.data.reading import open_dataset
-from keywarp.demo import WAYS
+from keywarp.demo import CLIPS, WAYS
 from keywarp.errors import UserError
 from keywarp.evaluation.measures import Measures
 from keywarp.evaluation.results_files import read_results
 from keywarp.evaluation.truth import Truth
-from keywarp.files import write_atomically
+from keywarp.files import laid_out_as, read_json, write_atomically
 from keywarp.methods import METHODS
 from keywarp.networks.download import sha256_of
 from keywarp.networks.weight_files import load_weights, read_description, save_model
 
 
 def measured(folder: Path, split: str, model: Path, way: str) -> float:
-    """The mAP without post-processing of an evaluation that must be of the model, run that way. Raises UserError."""
-    try:
-        about = json.loads((folder / "evaluation.json").read_text())
+    """The mAP without post-processing of an evaluation that must be of the model, run that way on `CLIPS` clips.
+
+    Raises UserError.
+    """
+    path = folder / "evaluation.json"
+    about = read_json(path)
+    with laid_out_as("an evaluation of keywarp", path):
         setting, ran = about["setting"], about["setting"]["model"]
         is_it = (
             setting["dataset"].endswith(f":{split}"),
+            setting["videos"] == CLIPS,
             set(ran["sha256"].values()) == {sha256_of(model)},
             all((ran | ran["arguments"]).get(name) == value for name, value in WAYS[way].items()),
         )
         values = {row["name"]: row["measures"]["mAP"] for row in about["rows"]}
         if all(is_it) and "none" in values:
             return float(values["none"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder} is no folder of keywarp evaluate ({error})") from None
     given = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in WAYS[way].items())
-    raise UserError(f"{folder} must be of `keywarp evaluate DATA:{split} --model {model} {given} --postprocess none …`")
+    wanted = f"keywarp evaluate DATA:{split} --videos {CLIPS} --model {model} {given} --postprocess none …"
+    raise UserError(f"{folder} must be of `{wanted}`")
 
 
 def typical(data: Path, folders: Sequence[Path]) -> int:
     """Of the measured test clips with several classes, the position of the one whose mAP in each way is nearest, all
     ways together, to the clips' median in that way."""
     whole = open_dataset(data, "test")
-    count = json.loads((folders[0] / "evaluation.json").read_text())["setting"]["videos"]
-    positions = spread(len(whole.videos), count)
+    positions = spread(len(whole.videos), CLIPS)
     results = [read_results(folder, whole, {}, positions)[folder.name] for folder in folders]
     found: dict[int, list[float]] = {}
     for place, position in enumerate(positions):
@@ -92,8 +95,9 @@ def write(options: argparse.Namespace) -> None:
     """All three, once the evaluations are found to be the right ones. Raises UserError."""
     for way, folder in zip(WAYS, options.test, strict=True):
         measured(folder, "test", options.model, way)
-    truth = json.loads((options.data / "test.json").read_text())
-    about, made = read_description(options.model), truth["info"]
+    video = typical(options.data, options.test)
+    clip = clip_of(read_json(options.data / "test.json"), video)
+    about, made = read_description(options.model), clip["info"]
     path = options.output / "demo.safetensors"
     on_val = zip(WAYS, options.val, strict=True)
     about["metrics"] = {f"mAP {way}": measured(folder, "val", options.model, way) for way, folder in on_val}
@@ -102,18 +106,24 @@ def write(options: argparse.Namespace) -> None:
     model = METHODS[about["method"]](**about["arguments"], classes=about["classes"])
     load_weights(model, options.model)
     print(path, save_model(path, model, about, half=True), path.stat().st_size)
-    video = truth["videos"][typical(options.data, options.test)]
-    shutil.copyfile(options.data / video["file_name"], options.output / "demo.mp4")
+    write_atomically(
+        options.output / "demo.mp4", Path(open_dataset(options.data, "test").videos[video].frames.source).read_bytes()
+    )
+    write_atomically(options.output / "demo.json", json.dumps(clip))
+
+
+def clip_of(truth: dict[str, Any], position: int) -> dict[str, Any]:
+    """Of a COCO-VID document what it says of the video at a position, which is then demo.mp4."""
+    video = truth["videos"][position]
     images = [image for image in truth["images"] if image["video_id"] == video["id"]]
     shown = {image["id"] for image in images}
-    clip = {
+    return {
         "info": truth["info"],
         "categories": truth["categories"],
         "videos": [video | {"name": "demo", "file_name": "demo.mp4"}],
         "images": images,
         "annotations": [each for each in truth["annotations"] if each["image_id"] in shown],
     }
-    write_atomically(options.output / "demo.json", json.dumps(clip))
 
 
 if __name__ == "__main__":

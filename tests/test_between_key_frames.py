@@ -1,8 +1,10 @@
 """recipes/between_key_frames.py: what became of objects since the key frame, and what is lost of them."""
 
+import json
 import sys
 
 import numpy as np
+import pytest
 
 from keywarp import evaluate as evaluating
 from keywarp.evaluate import evaluate
@@ -51,6 +53,29 @@ def test_what_cannot_be_read_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["recipe", str(data), "--per-frame", "nowhere", "--carried", "nowhere"])
     assert recipe.main() == 2
     assert capsys.readouterr().err.startswith("between_key_frames: no such results: nowhere")
+
+
+@pytest.mark.parametrize("change", [{"tracks": -1}, {"labelled": [0]}])
+def test_data_that_does_not_tell_every_objects_way_is_refused(tmp_path, monkeypatch, capsys, change):
+    data = write_toy(tmp_path / "toy")
+    document = json.loads((data / "val.json").read_text())
+    if "labelled" in change:
+        document["images"][3]["labelled"] = False
+        document["annotations"] = [each for each in document["annotations"] if each["image_id"] != 3]
+    else:
+        del document["annotations"][3]["instance_id"]
+    (data / "val.json").write_text(json.dumps(document))
+    monkeypatch.setattr(sys, "argv", ["recipe", str(data), "--per-frame", "nowhere", "--carried", "nowhere"])
+    assert recipe.main() == 2
+    assert "all frames labelled and all objects tracked; toy-0 is none" in capsys.readouterr().err
+
+
+def test_numbers_below_one_are_refused(monkeypatch, capsys):
+    given = ["--per-frame", "a", "--carried", "b", "--interval", "0"]
+    monkeypatch.setattr(sys, "argv", ["recipe", "data", *given])
+    with pytest.raises(SystemExit, match="2"):
+        recipe.main()
+    assert "--interval must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_an_evaluation_without_the_plain_row_is_told(tmp_path, monkeypatch, capsys):

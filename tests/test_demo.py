@@ -72,7 +72,8 @@ def test_three_ways_side_by_side(tmp_path, capsys, monkeypatch):
         ({"arguments": {"flow": "codec", "interval": 5, "key_position": 0}}, "--interval 10 --key-position 0"),
         ({"sha256": {"model.safetensors": "0"}}, "must be of"),
         ({"row": "seq-nms"}, "must be of"),
-        ({"arguments": None}, "is no folder of keywarp evaluate"),
+        ({"videos": 20}, "DATA:val --videos 60 --model"),
+        ({"arguments": None}, "is not laid out as an evaluation of keywarp"),
     ],
 )
 def test_what_ships_is_made_of_its_own_evaluations(tmp_path, changed, refused):
@@ -83,7 +84,7 @@ def test_what_ships_is_made_of_its_own_evaluations(tmp_path, changed, refused):
         "arguments": {"flow": "codec", "interval": 10, "key_position": 0},
         "sha256": {"model.safetensors": sha256_of(model)},
     }
-    setting = {"dataset": changed.get("dataset", "shapes:val"), "model": of_model | changed}
+    setting = {"dataset": "shapes:val", "videos": 60, "model": of_model | changed} | changed
     row = {"name": changed.get("row", "none"), "measures": {"mAP": 0.5}}
     (tmp_path / "evaluation.json").write_text(json.dumps({"setting": setting, "rows": [row]}))
     measured = recipe_module("demo").measured

@@ -20,6 +20,7 @@ from keywarp.evaluation.truth import Truth
 from keywarp.interfaces import TaskHead
 from keywarp.options import EvaluateOptions
 from keywarp.running import detect_video
+from keywarp.scheduling import SlidingWindow
 from toy_files import colour_model, write_toy
 from training.toy import toy as toy_videos
 
@@ -109,12 +110,32 @@ def test_stored_detections_give_the_same_table(toy, tmp_path, use):
         ({"results": (tmp_path / "again",)}, "holds no detections of keywarp evaluate; give the output of a run"),
         ({"results": (tmp_path / "out",), "output": tmp_path / "out", "overwrite": True}, "is read and would be"),
         ({"results": (tmp_path / "out",), "interval": 3}, "--interval chooses a model, and --results runs none"),
+        ({"results": (tmp_path / "out",), "key_position": 0}, "--key-position chooses a model, and --results runs"),
         ({"results": (tmp_path / "out",), "output": toy / "val.json"}, "is no folder that can be written"),
     ):
         with pytest.raises(UserError, match=message):
             evaluate(str(toy), EvaluateOptions(**({"output": tmp_path / "b"} | given)))
         assert not (tmp_path / "b").exists()
     assert len(list((tmp_path / "out/none").glob("*.npz"))) == 3
+
+
+def test_linked_detections_are_not_linked_again(toy, tmp_path, use):
+    use(colour_model())
+    evaluate(str(toy), options(tmp_path / "out", postprocess=("none", "seq-nms")))
+    given = {"results": (tmp_path / "out",), "output": tmp_path / "again"}
+    with pytest.raises(UserError, match="out holds linked detections; leave --postprocess out"):
+        evaluate(str(toy), EvaluateOptions(**given, postprocess=("seq-nms",)))
+    assert [row.name for row in evaluate(str(toy), EvaluateOptions(**given))] == ["out", "out seq-nms"]
+
+
+def test_a_folder_that_is_not_of_an_evaluation_is_left_alone(toy, tmp_path, use):
+    use(colour_model())
+    mine = tmp_path / "out" / "worst" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(UserError, match="worst exists and is not of an evaluation"):
+        evaluate(str(toy), options(tmp_path / "out"))
+    assert mine.read_text() == "mine"
 
 
 def test_the_row_without_post_processing_is_the_same_beside_others(toy, tmp_path, use):
@@ -355,5 +376,8 @@ def test_segmentation_is_measured_by_pixels(tmp_path, use, monkeypatch):
     assert model.feature_network.images == 0
     assert again[0].measures["mIoU"] == row.measures["mIoU"]
     assert "IoU" in (tmp_path / "out/report.html").read_text()
+    model.scheduler = SlidingWindow(2)
+    with pytest.raises(UserError, match="gathers from a window and has no key frames; leave --l-pairs out"):
+        evaluate("toy", options(tmp_path / "b", l_pairs=3))
     with pytest.raises(UserError, match="--postprocess is for detections"):
         evaluate("toy", options(tmp_path / "b", postprocess=("seq-nms",)))

@@ -7,6 +7,7 @@ import pytest
 
 from keywarp.cli import main
 from keywarp.data.video_writer import VideoWriter
+from keywarp.errors import UserError
 from keywarp.loading import load
 from keywarp.methods import METHODS
 from keywarp.networks.weight_files import save_model
@@ -67,6 +68,46 @@ def test_a_simpler_method_takes_what_it_needs_of_a_richer_one(tmp_path):
         assert np.isclose(
             simple.head.score_maps.cls.weight.detach().numpy(), model.head.score_maps.cls.weight.detach().numpy()
         ).all()
+
+
+@pytest.mark.parametrize(
+    ("of_file", "asked"),
+    [
+        ("thp-c1", "thp-c3"),
+        ("thp-c1", "thp-c2"),
+        ("thp-c2", "thp-c1"),
+        ("dff-fix-n", "dff"),
+        ("psla-c", "psla-a"),
+        ("impression-d", "impression-b"),
+    ],
+)
+def test_a_family_shares_weights_and_each_runs_as_itself(of_file, asked, tmp_path):
+    path, _ = saved(of_file, tmp_path)
+    model, wanted = load(path, method=asked, device="cpu"), build(asked, **tiny_flow(asked, {}))
+    assert model.description["method"] == asked
+    assert model.scheduler == wanted.scheduler
+    parts = ("aligner", "aggregator", "updater", "transform_net", "aggregate_every_frame")
+    assert [type(getattr(model, part)) for part in parts] == [type(getattr(wanted, part)) for part in parts]
+    assert getattr(model.updater, "at_inference", None) == getattr(wanted.updater, "at_inference", None)
+
+
+def test_what_is_no_part_of_a_methods_name_stays(tmp_path):
+    path, _ = saved("psla-c", tmp_path, displacement=3)
+    assert load(path, method="psla-a", device="cpu").description["arguments"]["displacement"] == 3
+
+
+@pytest.mark.parametrize(
+    ("of_file", "asked", "lacking"),
+    [
+        ("psla-a", "psla-c", "aggregator"),
+        ("impression-b", "impression-d", "aggregator"),
+        ("iff-a", "iff-c", "aligner"),
+    ],
+)
+def test_a_method_that_needs_more_than_a_file_has_is_refused(of_file, asked, lacking, tmp_path):
+    path, _ = saved(of_file, tmp_path)
+    with pytest.raises(UserError, match=rf"{lacking}\."):
+        load(path, method=asked, device="cpu")
 
 
 def test_an_option_that_a_method_has_not_is_named(capsys, videos, tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 from keywarp.cli import app
 from keywarp.errors import UserError
-from keywarp.loading import load
+from keywarp.loading import load, options_of
 from keywarp.methods import METHODS, impression
 from keywarp.networks.weight_files import save_model
 from keywarp.training.recipes import recipe
@@ -57,7 +57,11 @@ def test_every_row_is_measured_for_every_seed(whole):
 def test_recipes_are_of_their_methods():
     for method, function in study.TRAININGS.values():
         assert method in METHODS
-        assert recipe(f"{study.__file__}:{function.__name__}", method) == function()
+        config = recipe(f"{study.__file__}:{function.__name__}", method)
+        assert config == function()
+        special = set(config.model) - set(study.SMALL) - {"flow"}
+        left_out = {"cosine"} if method.startswith("iff") else set()  # no attention, which `attention` is named after
+        assert special - options_of(method) == left_out
 
 
 def test_what_is_done_is_not_done_again_and_a_failure_keeps_what_needs_it(whole, capfd):
@@ -139,7 +143,35 @@ def test_seeds_of_earlier_calls_are_in_the_results_too(tmp_path):
     row = next(row for group in study.ROWS.values() for row in group)
     for seed in (0, 2):
         evaluation(study.Study(tmp_path, study.Budget()).results(row, seed), none=50.0)
-    assert set(study.results(study.Study(tmp_path, study.Budget(seeds=(1,))))["rows"]["per frame"]) == {"0", "2"}
+    later = study.Study(tmp_path, study.Budget(seeds=(1,)))
+    assert set(study.results(later)["rows"]["per frame"]) == {"0", "2"}
+    assert later.first == 0
+    earlier = study.Study(tmp_path, study.Budget(seeds=(0,)))
+    assert [job.command for job in later.curves()] == [job.command for job in earlier.curves()]
+
+
+def test_seeds_of_another_recipe_are_not_added_to(tmp_path, capsys, monkeypatch):
+    before = study.Study(tmp_path, study.QUICK)
+    (job,) = (job for job in before.jobs() if job.name == "0 dff")
+    (tmp_path / "seed0").mkdir()
+    (tmp_path / "done").mkdir()
+    about = {"command": [str(word) for word in job.command], "recipe": {**job.recipe, "steps": 7}}
+    (tmp_path / "done" / "0 dff.json").write_text(json.dumps(about))
+    given = ("--quick", "--output", str(tmp_path), "--seeds", "1", "--only", "1 per frame, test")
+    monkeypatch.setattr(sys, "argv", ["study.py", *given])
+    assert study.main() == 2
+    assert "a study with other settings (0 dff: steps 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [(("--jobs", "0"), "--jobs must be at least 1"), (("--backbone", "none.pt"), "no file none.pt")]
+)
+def test_bad_arguments_are_told_before_any_work(tmp_path, capsys, monkeypatch, given, told):
+    monkeypatch.setattr(sys, "argv", ["study.py", "--output", str(tmp_path / "study"), *given])
+    with pytest.raises(SystemExit, match="2"):
+        study.main()
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
 
 
 def test_the_speeds_are_measured_again_when_more_is_trained(whole):
@@ -216,6 +248,9 @@ def test_a_protocol_is_of_the_recipe_and_what_it_starts_from(whole, monkeypatch)
     assert whole.protocol(rows["PSLA c"]) == before["PSLA c"]
     monkeypatch.setitem(study.TRAININGS, "settled", ("rfcn", study.video))
     assert whole.protocol(rows["PSLA c"]) != before["PSLA c"]
+    gate = rows["Impression d, g = 0"]
+    assert whole.protocol(gate) != whole.protocol(replace(gate, arguments={"gate": 0.1}))
+    assert whole.protocol(rows["THP c1"]) != whole.protocol(replace(rows["THP c1"], method="thp-c2"))
 
 
 def test_the_same_weights_under_another_description(tmp_path):

@@ -39,6 +39,8 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 """What each way is called, and how the model is loaded for it."""
 
+CLIPS = 60
+"""Of val, by which the weights were chosen."""
 ROUNDS = 3
 SCORE = 0.5
 MEASURES = ("mAP", "drop-outs", "class changes", "centre jitter", "size jitter")
@@ -101,12 +103,12 @@ def _print(figures: dict[str, dict[str, float]], clock: str) -> None:
     for title in list(WAYS)[1:]:
         own = figures[title]
         print(
-            f"{title}: {own['speed-up']:.1f} × as fast as per frame; of the objects found in one "
-            f"frame, {own['drop-outs']:.1%} are lost in the next (per frame: {base['drop-outs']:.1%})"
+            f"{title}: {own['speed-up']:.1f} × as fast as per frame; from one frame to the next "
+            f"{own['drop-outs']:.1%} of the objects drop out (per frame: {base['drop-outs']:.1%})"
         )
     known = read_description(DEMO)["metrics"]
     told = ", ".join(f"{title} {100 * known[f'mAP {title}']:.1f}" for title in WAYS)
-    print(f"One clip says little of accuracy. mAP on the 60 clips by which the weights were chosen: {told}")
+    print(f"One clip says little of accuracy. mAP on the {CLIPS} clips by which the weights were chosen: {told}")
 
 
 def _name(title: str) -> str:

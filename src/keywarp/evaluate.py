@@ -23,7 +23,7 @@ from keywarp.errors import UserError
 from keywarp.evaluation.measures import Measures, Row
 from keywarp.evaluation.motion_file import by_video, read_motion
 from keywarp.evaluation.results_files import Results, class_map, file_of, load, read_results, save
-from keywarp.evaluation.segmentation import class_iou, confusion, l_pairs, mean_iou
+from keywarp.evaluation.segmentation import check_carries, class_iou, confusion, l_pairs, mean_iou
 from keywarp.evaluation.truth import Truth
 from keywarp.evaluation.worst import WorstFrames
 from keywarp.figures import check_matplotlib
@@ -42,6 +42,7 @@ from keywarp.structures import VideoDetections
 
 DOCUMENT = "evaluation.json"
 WHAT = "an evaluation"
+WORST = "worst"
 
 
 def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
@@ -68,12 +69,12 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
         model = load_model(options.model, **options.choices)
         setting |= {"model": described(model, options.model, options.weights)}
         segments = model.description["arguments"].get("task") == "segmentation"
-        _check_task(segments, dataset, options)
+        _check_task(model, segments, dataset, options)
         index: dict[str, Any] = {"classes": list(dataset.classes), "videos": [video.name for video in dataset.videos]}
         index |= {"postprocess": list(options.postprocess), "rename": options.renamed, "setting": setting}
         if not segments:
             _warn_of_unknown(dataset, class_map(model.classes, dataset, options.renamed))
-        claim(options.output, index, options.postprocess, what=WHAT, document=DOCUMENT, **anew)
+        claim(options.output, index, (*options.postprocess, WORST), what=WHAT, document=DOCUMENT, **anew)
         if segments:
             rows, run = _segmentation(model, dataset, options)
         else:
@@ -83,7 +84,7 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
     else:
         stored = _stored(whole, positions, options)
         setting |= {"results": [str(path) for path in options.results], "postprocess": list(options.postprocess)}
-        claim(options.output, {"setting": setting}, (), what=WHAT, document=DOCUMENT, **anew)
+        claim(options.output, {"setting": setting}, (WORST,), what=WHAT, document=DOCUMENT, **anew)
         rows, pictures = judge(_postprocessed(stored, options.postprocess), dataset, truths, options)
     document = {
         "setting": setting | run | made_by(),
@@ -133,7 +134,9 @@ def _check(options: EvaluateOptions) -> None:
     """What can be told before anything is read."""
     if bool(options.model) == bool(options.results):
         raise UserError("give --model, a model to run, or --results, stored detections")
-    given = [name for name, value in options.choices.items() if value not in (None, False, "auto")]
+    given = [
+        name for name, value in options.choices.items() if not (value is None or value is False or value == "auto")
+    ]
     if options.results and given:
         raise UserError(f"--{given[0].replace('_', '-')} chooses a model, and --results runs none; leave it out")
     for name in options.postprocess:
@@ -143,12 +146,14 @@ def _check(options: EvaluateOptions) -> None:
     check_writable(options.output)
 
 
-def _check_task(segments: bool, dataset: VideoDataset, options: EvaluateOptions) -> None:
+def _check_task(model: VideoModel, segments: bool, dataset: VideoDataset, options: EvaluateOptions) -> None:
     """Refuse what a model for the other task would need."""
     if not segments:
         if options.l_pairs is not None:
             raise UserError("--l-pairs is for segmentation; the model finds boxes")
         return
+    if options.l_pairs is not None:
+        check_carries(model, options.l_pairs)
     if not dataset.mask_classes:
         raise UserError(f"{dataset.name} has no masks, which a segmentation model is measured by")
     if set(options.postprocess) != {"none"}:
@@ -174,10 +179,11 @@ def _setting(address: str, dataset: VideoDataset, options: EvaluateOptions) -> d
 def _stored(whole: VideoDataset, positions: Sequence[int], options: EvaluateOptions) -> dict[str, Results]:
     """The stored detections by row, each read once so that a mistake is told before any work."""
     rows: dict[str, Results] = {}
+    plain = set(options.postprocess) == {"none"}
     for path in options.results:
         if path.resolve() == options.output.resolve():
             raise UserError(f"{path} is read and would be written; choose another --output")
-        for name, of_video in read_results(path, whole, options.renamed, positions).items():
+        for name, of_video in read_results(path, whole, options.renamed, positions, linked=plain).items():
             if name in rows:
                 raise UserError(f"several results are named {name}; rename a file or folder to tell them apart")
             rows[name] = of_video
@@ -224,7 +230,7 @@ def judge(
             measures[name].add(detections, truth)
             if name == first:
                 worst.add(number, detections, truth)
-    pictures = draw_worst(worst.result(), dataset, options.output / "worst")
+    pictures = draw_worst(worst.result(), dataset, options.output / WORST)
     return [measures[name].result(name) for name in rows], pictures
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from keywarp.adapters import Parts
 from keywarp.errors import UserError, unknown
 from keywarp.interfaces import with_parts
-from keywarp.methods import METHODS, Networks, wrap
+from keywarp.methods import METHODS, Networks, preset, wrap
 from keywarp.model import VideoModel
 from keywarp.networks.description import check_normalisation
 from keywarp.networks.resnet import for_inference
@@ -106,9 +107,8 @@ def _trained(name: str, method: str | None, weights: str | None, options: dict[s
     method = method or recipe["method"]
     if method not in METHODS:
         raise unknown(f"method of {path}", method, METHODS)
-    # What another method does not take of the recipe is left out; what the user gives must fit.
-    from_file = {k: v for k, v in recipe["arguments"].items() if k in options_of(method)}
-    built = METHODS[method](**(from_file | {"classes": recipe["classes"]} | _known(method, options, live)))
+    from_file = taken_over(recipe, method) | {"classes": recipe["classes"]}
+    built = METHODS[method](**(from_file | _known(method, options, live)))
     check_normalisation(built, recipe, path)
     load_weights(built, path, ignore=_absent(built))
     return built
@@ -138,6 +138,14 @@ def options_of(method: str) -> set[str]:
     """The names of a method's arguments."""
     own = set(signature(METHODS[method]).parameters)
     return own - {"networks"} | set(Networks.__annotations__) if "networks" in own else own
+
+
+def taken_over(recipe: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The arguments of a weight file that its method, or another one in its place, is built with: of those that the
+    other takes too, all but what makes either the variant that it is."""
+    own = recipe["method"]
+    left_out = {} if method == own else preset(own) | preset(method)
+    return {k: v for k, v in recipe["arguments"].items() if k in options_of(method) and k not in left_out}
 
 
 def with_scheduler(model: VideoModel, scheduler: Scheduler) -> VideoModel:

@@ -130,7 +130,8 @@ def claim(
     """Make a folder ready for measured results: its `parts` are made, and `index` says what they are of.
 
     what: the results' name in messages. document: the file that they end in. Raises UserError where the folder holds
-    some, and neither `overwrite` (which removes them) nor `resume` (which wants the same index) was given.
+    some, and neither `overwrite` (which removes them) nor `resume` (which wants the same index) was given; and where
+    one of the parts is somebody else's.
     """
     path = folder / INDEX
     if path.exists():
@@ -147,6 +148,10 @@ def claim(
             (folder / document).unlink(missing_ok=True)
             for part in kept["parts"]:
                 shutil.rmtree(folder / Path(part).name, ignore_errors=True)
+    else:
+        for each in (folder / part for part in parts):
+            if each.is_file() or (each.is_dir() and any(each.iterdir())):
+                raise UserError(f"{each} exists and is not of {what}; give another --output")
     for each in (folder, *(folder / part for part in parts)):
         each.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({"parts": list(parts), **index}, indent=1, ensure_ascii=False))

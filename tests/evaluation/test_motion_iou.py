@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from keywarp.data.datasets import Annotation
-from keywarp.evaluation.motion import motion_iou, speed_shares, video_motion_iou
+from keywarp.evaluation.motion import motion_iou, speed_shares
 
 
 def plain_iou(a, b):
@@ -52,19 +51,13 @@ def test_resting_lone_unknown_and_no_boxes():
     assert motion_iou(np.zeros((0, 4)), np.zeros(0), np.zeros(0)).shape == (0,)
 
 
-class Clip:
-    labelled = (0, 2, 3)
-
-    def annotation(self, index):
-        tracks = {0: [5, 6], 2: [6], 3: [6, 5]}[index]
-        boxes = [[0, 0, 10, 10] if track == 5 else [index, 0, index + 10, 10] for track in tracks]
-        return Annotation(np.array(boxes, np.float32), np.zeros(len(tracks), np.int64), np.array(tracks))
-
-
-def test_of_a_video_frame_by_frame():
-    values = video_motion_iou(Clip(), window=1)
-    assert [v.tolist() for v in values] == [[1, 1], [90 / 110], [90 / 110, 1]]
-    assert video_motion_iou(Clip())[0] == pytest.approx([1, (80 / 120 + 70 / 130) / 2])
+def test_tracks_that_miss_frames():
+    frames, tracks = np.array([0, 0, 2, 3, 3]), np.array([5, 6, 6, 6, 5])
+    boxes = np.array(
+        [[0, 0, 10, 10] if track == 5 else [t, 0, t + 10, 10] for t, track in zip(frames, tracks, strict=True)]
+    )
+    assert motion_iou(boxes, frames, tracks, 1).tolist() == [1, 1, 90 / 110, 90 / 110, 1]
+    assert motion_iou(boxes, frames, tracks)[:2] == pytest.approx([1, (80 / 120 + 70 / 130) / 2])
 
 
 def test_shares():

@@ -207,6 +207,23 @@ def test_a_recipe_leaves_alone_what_a_methods_name_stands_for(data):
     assert flows == ["flownet-tiny", "flownet-half"]
 
 
+def test_a_run_that_starts_from_another_variant_is_of_its_own(detector, data, tmp_path):
+    init = tmp_path / "run" / "model.safetensors"
+    assert train(data, init.parent, "dff-fix-n", "--init", str(detector / "model.safetensors"), "--interval", "3") == 0
+    options = TrainOptions(data=[str(data)], init=init)
+    model = build("dff", TrainConfig(steps=1, frozen_stages=0), options, open_data(options.data))
+    assert "fixed" not in model.description["arguments"]
+    assert model.description["arguments"]["interval"] == 3
+    assert all(parameter.requires_grad for parameter in model.head.parameters())
+
+
+def test_a_misspelt_argument_of_a_recipes_model_is_told(data):
+    config = TrainConfig(steps=1, model={"backbone": "resnet-tiny", "scale_feld": False})
+    options = TrainOptions(data=[str(data)])
+    with pytest.raises(UserError, match="'scale_feld'; did you mean scale_field"):
+        build("dff", config, options, open_data(options.data))
+
+
 @pytest.mark.parametrize("options", [{"threads": 0}, {"shorter": 0}, {"longer": -5}, {"val_videos": 0}])
 def test_numbers_below_one_are_refused(options):
     (name,) = options

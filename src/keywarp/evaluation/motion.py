@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from keywarp.data.datasets import Video
-
 __all__ = [
     "FAST_BELOW",
     "SLOW_ABOVE",
@@ -17,7 +15,6 @@ __all__ = [
     "motion_iou",
     "paired_iou",
     "speed_shares",
-    "video_motion_iou",
 ]
 
 WINDOW = 10
@@ -49,24 +46,6 @@ def motion_iou(boxes: np.ndarray, frames: np.ndarray, tracks: np.ndarray, window
     result = np.empty(len(boxes))
     result[order] = np.where(known < 0, np.nan, mean)
     return result
-
-
-def video_motion_iou(video: Video, window: int = WINDOW) -> list[np.ndarray]:
-    """The motion IoU `[M]` of each labelled frame's objects, in the order of `video.labelled` and of its annotations.
-
-    Frames without labels are absent: with every fifteenth frame labelled and a window of 10, all objects seem to rest.
-    """
-    annotations = [video.annotation(index) for index in video.labelled]
-    if not annotations:
-        return []
-    sizes = [len(a.boxes) for a in annotations]
-    values = motion_iou(
-        np.concatenate([a.boxes for a in annotations]),
-        np.repeat(np.asarray(video.labelled), sizes),
-        np.concatenate([a.tracks for a in annotations]),
-        window,
-    )
-    return np.split(values, np.cumsum(sizes)[:-1])
 
 
 def speed_shares(values: np.ndarray) -> dict[str, float]:

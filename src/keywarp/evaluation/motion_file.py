@@ -16,7 +16,8 @@ from keywarp.data.datasets import UnreadableFrameError, Video
 from keywarp.data.reading import open_dataset, splits
 from keywarp.data.showing import shown
 from keywarp.errors import UserError
-from keywarp.evaluation.motion import FAST_BELOW, SLOW_ABOVE, speed_shares, video_motion_iou
+from keywarp.evaluation.motion import FAST_BELOW, SLOW_ABOVE, speed_shares
+from keywarp.evaluation.truth import Truth
 
 __all__ = ["by_video", "read_motion", "show_motion"]
 
@@ -103,12 +104,12 @@ def show_motion(address: str, *, split: str = "all", as_json: bool = False) -> N
 
 
 def _computed(address: str, split: str) -> list[np.ndarray]:
-    """The motion IoU of every labelled frame of a data set."""
+    """The motion IoU of every video's objects."""
     values = []
     for name in splits(address) if split == "all" else (split,):
         for video in shown(open_dataset(address, name).videos, f"{address} {name}"):
             try:
-                values += video_motion_iou(video)
-            except UnreadableFrameError as error:
+                values.append(Truth.of(video).motion)
+            except (UnreadableFrameError, ValueError) as error:
                 raise UserError(f"{error}; see `keywarp data check`") from None
     return values

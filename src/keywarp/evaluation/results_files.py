@@ -19,6 +19,7 @@ from keywarp.data.coco_vid import image_positions
 from keywarp.data.datasets import Video, VideoDataset
 from keywarp.errors import UserError, unknown
 from keywarp.files import laid_out_as, read_json, replacing
+from keywarp.postprocess.boxes_file import is_postprocessed
 from keywarp.structures import VideoDetections
 
 __all__ = ["Results", "class_map", "file_of", "load", "read_results", "save"]
@@ -54,16 +55,22 @@ def load(path: Path) -> tuple[VideoDetections, dict[str, float]]:
 
 
 def read_results(
-    path: Path, dataset: VideoDataset, rename: Mapping[str, str], positions: Sequence[int] | None = None
+    path: Path,
+    dataset: VideoDataset,
+    rename: Mapping[str, str],
+    positions: Sequence[int] | None = None,
+    *,
+    linked: bool = True,
 ) -> dict[str, Results]:
     """Stored detections by a name for their row in a table.
 
     dataset: all of it, as ids and numbers of frames may count through it. rename: class names of the results → of the
-    data set. positions: of the videos that are wanted, by default all; `Results` take the place among these. Raises
-    UserError where the file is in no known layout, is of other classes, or lacks a video that is wanted.
+    data set. positions: of the videos that are wanted, by default all; `Results` take the place among these. linked:
+    whether Seq-NMS or Seq-NMS+ may have been applied, where that is known. Raises UserError where the file is in no
+    known layout, is of other classes, or lacks a video that is wanted.
     """
     wanted = range(len(dataset.videos)) if positions is None else positions
-    found = _read(path, dataset, rename, wanted)
+    found = _read(path, dataset, rename, wanted, linked)
 
     def of(results: Results) -> Results:
         return lambda place: results(wanted[place])
@@ -71,17 +78,19 @@ def read_results(
     return {name: of(results) for name, results in found.items()}
 
 
-def _read(path: Path, dataset: VideoDataset, rename: Mapping[str, str], wanted: Sequence[int]) -> dict[str, Results]:
+def _read(
+    path: Path, dataset: VideoDataset, rename: Mapping[str, str], wanted: Sequence[int], linked: bool
+) -> dict[str, Results]:
     if not path.exists():
         raise UserError(f"no such results: {path}; give a file, or a folder of keywarp evaluate or detect")
     if path.is_dir():
         if (path / INDEX).is_file():
             _check_no(rename)
-            return _of_evaluate(path, dataset, wanted)
+            return _of_evaluate(path, dataset, wanted, linked)
         files = sorted(path.glob("*.json"))
         if not files:
             raise UserError(f"{path} holds no results; wanted a folder of keywarp evaluate, or JSON files of detect")
-        return {path.name: _of_detect(files, dataset, rename, wanted)}
+        return {path.name: _of_detect(files, dataset, rename, wanted, linked)}
     if path.suffix == ".txt":
         _check_no(rename)
         return {path.stem: _of_text(path, dataset)}
@@ -89,7 +98,7 @@ def _read(path: Path, dataset: VideoDataset, rename: Mapping[str, str], wanted: 
     if isinstance(document, list):
         _check_no(rename)
         return {path.stem: _of_coco(path, document, dataset)}
-    return {path.stem: _of_detect([path], dataset, rename, wanted)}
+    return {path.stem: _of_detect([path], dataset, rename, wanted, linked)}
 
 
 def _check_no(rename: Mapping[str, str]) -> None:
@@ -137,7 +146,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" … ({len(names)})" if len(names) > 5 else "")
 
 
-def _of_evaluate(folder: Path, dataset: VideoDataset, wanted: Sequence[int]) -> dict[str, Results]:
+def _of_evaluate(folder: Path, dataset: VideoDataset, wanted: Sequence[int], linked: bool) -> dict[str, Results]:
     index = read_json(folder / INDEX)
     names = [video.name for video in dataset.videos]
     try:
@@ -148,6 +157,8 @@ def _of_evaluate(folder: Path, dataset: VideoDataset, wanted: Sequence[int]) -> 
         ) from None
     if tuple(classes) != tuple(dataset.classes):
         raise UserError(f"{folder} is of other classes than {dataset.name}: {_some(classes)}")
+    if not linked and set(rows) != {"none"}:
+        raise _linked_already(folder)
     numbers = {name: number for number, name in enumerate(stored)}
     _check_complete(folder, [names[video] for video in wanted], numbers)
 
@@ -167,7 +178,7 @@ def _check_complete(path: Path, wanted: Sequence[str], have: Mapping[str, Any]) 
 
 
 def _of_detect(
-    files: Sequence[Path], dataset: VideoDataset, rename: Mapping[str, str], wanted: Sequence[int]
+    files: Sequence[Path], dataset: VideoDataset, rename: Mapping[str, str], wanted: Sequence[int], linked: bool
 ) -> Results:
     """JSON files of `detect`, each of the video whose file has its name."""
     by_name: dict[str, Path] = {}
@@ -182,25 +193,34 @@ def _of_detect(
         raise UserError(f"{dataset.name} has several videos named {min(twice)}; results by file name do not tell them")
     source = files[0].parent if len(files) > 1 else files[0]
     _check_complete(source, [stems[video] for video in wanted], by_name)
-    return lambda video: _detect_file(by_name[stems[video]], dataset, dataset.videos[video], rename)
+    return lambda video: _detect_file(by_name[stems[video]], dataset, dataset.videos[video], rename, linked)
 
 
 def _stem(name: str) -> str:
     return Path(name).stem
 
 
-def _detect_file(path: Path, dataset: VideoDataset, video: Video, rename: Mapping[str, str]) -> VideoDetections:
+def _linked_already(path: Path) -> UserError:
+    return UserError(f"{path} holds linked detections; leave --postprocess out, or make some with --postprocess none")
+
+
+def _detect_file(
+    path: Path, dataset: VideoDataset, video: Video, rename: Mapping[str, str], linked: bool
+) -> VideoDetections:
     document = read_json(path)
     with laid_out_as("a JSON file of keywarp detect", path):
         names = {int(each["id"]): str(each["name"]) for each in document["categories"]}
         rows, frames = document["annotations"], {image["id"] for image in document["images"]}
         settings = document["info"].get("settings", {})
+        was_linked = is_postprocessed(document)
         skips = settings.get("frames") is not None or settings.get("stride", 1) != 1
         found = _columns(path, [(each["image_id"], each) for each in rows])
     for each in rows:
         for kind, known, key in (("category", names, "category_id"), ("frame", frames, "image_id")):
             if each[key] not in known:
                 raise UserError(f"{path}: a detection has {kind} {each[key]}, which is not listed")
+    if was_linked and not linked:
+        raise _linked_already(path)
     if skips:
         raise UserError(f"{path} was made with --frames or --stride; give results of all frames")
     absent = [index for index in video.labelled if index not in frames]

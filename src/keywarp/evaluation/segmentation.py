@@ -13,9 +13,10 @@ import torch
 from keywarp.data.datasets import VideoDataset
 from keywarp.errors import UserError
 from keywarp.model import VideoModel, frame_of
+from keywarp.scheduling import SlidingWindow
 from keywarp.structures import Detections, Memory, Step
 
-__all__ = ["UNKNOWN", "LPairs", "class_iou", "confusion", "l_pairs", "mean_iou"]
+__all__ = ["UNKNOWN", "LPairs", "check_carries", "class_iou", "confusion", "l_pairs", "mean_iou"]
 
 UNKNOWN = 255
 """Pixels with this label do not count."""
@@ -71,12 +72,9 @@ def l_pairs(model: VideoModel, dataset: VideoDataset, interval: int) -> LPairs:
     UnreadableFrameError.
     """
     classes = len(dataset.mask_classes)
-    if interval < 1:
-        raise UserError(f"interval must be at least 1, got {interval}")
     if not classes:
         raise UserError(f"{dataset.name} has no label maps; give a data set for segmentation")
-    if model.aligner is None and interval > 1:
-        raise UserError("this model carries nothing from frame to frame; measure it with interval 1")
+    check_carries(model, interval)
     counts = np.zeros((interval, classes, classes), np.int64)
     skipped = np.zeros(interval, np.int64)
     for video in (dataset.videos[position] for position in range(len(dataset.videos))):
@@ -92,6 +90,18 @@ def l_pairs(model: VideoModel, dataset: VideoDataset, interval: int) -> LPairs:
     by_offset = [mean_iou(each) for each in counts]
     known = [value for value in by_offset if value == value]
     return LPairs(float(np.mean(known)) if known else float("nan"), tuple(by_offset), tuple(skipped.tolist()))
+
+
+def check_carries(model: VideoModel, interval: int) -> None:
+    """Raises UserError where `l_pairs` cannot measure the model: one that carries a key frame's features is wanted."""
+    if interval < 1:
+        raise UserError(f"interval must be at least 1, got {interval}")
+    if model.aligner is None and interval > 1:
+        raise UserError("this model carries nothing from frame to frame; measure it with interval 1")
+    if isinstance(model.scheduler, SlidingWindow):
+        raise UserError("this model gathers from a window and has no key frames; leave --l-pairs out")
+    if model.uses_codec_motion:
+        raise UserError("codec motion is of a video's consecutive frames, not of pairs; leave --l-pairs out")
 
 
 @torch.inference_mode()

@@ -31,12 +31,12 @@ class BoxesFile:
     entries: list[dict[str, Any]]
     detections: VideoDetections
 
-    @property
-    def is_postprocessed(self) -> bool:
-        """By `write`, or by `detect` itself."""
-        info = (self.head or {}).get("info", {})
-        settings = info.get("settings")
-        return "postprocess" in info or (isinstance(settings, dict) and "postprocess" in settings)
+
+def is_postprocessed(head: Mapping[str, Any]) -> bool:
+    """Whether boxes with this head have been linked: by `write`, or by `detect` itself."""
+    info = head.get("info", {})
+    settings = info.get("settings")
+    return "postprocess" in info or (isinstance(settings, dict) and "postprocess" in settings)
 
 
 def read(path: Path) -> BoxesFile:

@@ -9,7 +9,7 @@ import numpy as np
 
 from keywarp.errors import UserError, unknown
 from keywarp.postprocess import POSTPROCESSES, apply
-from keywarp.postprocess.boxes_file import read, write
+from keywarp.postprocess.boxes_file import is_postprocessed, read, write
 from keywarp.postprocess.seq_nms import RESCORES
 
 METHODS = [name for name in POSTPROCESSES if name != "none"]
@@ -32,7 +32,7 @@ def postprocess(file: Path, *, method: str, rescore: str | None, output: Path, o
         raise UserError(f"{output} exists; choose another --output or give --overwrite")
     options = {} if rescore is None else {"rescore": rescore}
     source = read(file)
-    if source.is_postprocessed:
+    if is_postprocessed(source.head or {}):
         raise UserError(f"{file} has been post-processed already; make one with --postprocess none, and give that")
     began = time.perf_counter()
     kept = apply(method, source.detections, **options)

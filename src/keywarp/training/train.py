@@ -14,7 +14,7 @@ from torch import nn
 from keywarp.data.datasets import VideoDataset
 from keywarp.data.reading import open_dataset, split_of, splits
 from keywarp.errors import UserError, unknown
-from keywarp.loading import options_of
+from keywarp.loading import options_of, taken_over
 from keywarp.methods import METHODS, preset
 from keywarp.model import VideoModel
 from keywarp.networks.pretrained import load_backbone
@@ -116,15 +116,18 @@ def build(method: str, config: TrainConfig, options: TrainOptions, datasets: Seq
             raise UserError(f"{other.name} and {datasets[0].name} have other classes; convert one of them")
     if not classes:
         raise UserError(f"{datasets[0].name} has no masks to learn segmentation from; leave --task out")
-    started = {} if options.init is None else read_description(options.init)["arguments"]
+    started = {} if options.init is None else taken_over(read_description(options.init), method)
     given = {name: getattr(options, name) for name in ("backbone", "flow", "interval", "shorter", "longer")}
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
         if name not in options_of(method):
             raise UserError(f"method {method} has no {name}; leave --{name} out")
+    for name in config.model:
+        if not any(name in options_of(each) for each in METHODS):
+            raise unknown("argument of a model in the recipe", name, options_of(method))
     task = {"task": options.task} if options.task != "detection" else {}
-    of_recipe = {k: v for k, v in config.model.items() if k not in preset(method)}
-    arguments = {k: v for k, v in (of_recipe | started).items() if k in options_of(method)} | given | task
+    of_recipe = {k: v for k, v in config.model.items() if k in options_of(method) and k not in preset(method)}
+    arguments = of_recipe | started | given | task
     model = METHODS[method](**(arguments | {"num_classes": len(classes), "classes": classes}))
     _fill(model, options)
     if config.frozen_norms:
