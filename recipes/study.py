@@ -674,7 +674,7 @@ def results(study: Study) -> dict[str, Any]:
         for name in ("detector", "settled", rows[row].training)
         for seed in found
     }
-    files = [study.folder / "flow" / "best.safetensors", *(study.weights(*each) for each in sorted(trainings))]
+    files = (study.weights(*each) for each in trainings)
     commits = {read_description(file)["versions"].get("commit", "unknown") for file in files if file.exists()}
     speed = study.folder / "speed.json"
     return {
