@@ -10,6 +10,8 @@ MODEL ?= yolox-nano
 demo: .venv/installed
 ifdef VIDEO
 	$(BIN)/keywarp detect "$(VIDEO)" --model "$(MODEL)" --output "$(OUT)" --overwrite
+else ifeq ($(origin MODEL),command line)
+	@echo "MODEL is for a video of yours: make demo VIDEO=my.mp4 MODEL=$(MODEL)"; exit 2
 else
 	$(BIN)/keywarp demo --output "$(OUT)" --overwrite
 endif

@@ -101,6 +101,7 @@ def test_what_ships_is_made_of_its_own_evaluations(tmp_path, changed, refused):
         ([], "keywarp demo "),
         (["VIDEO=my.mp4"], 'keywarp detect "my.mp4" --model "yolox-nano"'),
         (["VIDEO=my.mp4", "MODEL=a.onnx"], 'keywarp detect "my.mp4" --model "a.onnx"'),
+        (["MODEL=a.onnx"], 'echo "MODEL is for a video of yours: make demo VIDEO=my.mp4 MODEL=a.onnx"; exit 2'),
     ],
 )
 def test_make_demo(variables, expected):
