@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -95,9 +94,9 @@ def write(options: argparse.Namespace) -> None:
     """All three, once the evaluations are found to be the right ones. Raises UserError."""
     for way, folder in zip(WAYS, options.test, strict=True):
         measured(folder, "test", options.model, way)
-    video = typical(options.data, options.test)
-    clip = clip_of(read_json(options.data / "test.json"), video)
-    about, made = read_description(options.model), clip["info"]
+    truth = read_json(options.data / "test.json")
+    video = truth["videos"][typical(options.data, options.test)]
+    about, made = read_description(options.model), truth["info"]
     path = options.output / "demo.safetensors"
     on_val = zip(WAYS, options.val, strict=True)
     about["metrics"] = {f"mAP {way}": measured(folder, "val", options.model, way) for way, folder in on_val}
@@ -106,24 +105,17 @@ def write(options: argparse.Namespace) -> None:
     model = METHODS[about["method"]](**about["arguments"], classes=about["classes"])
     load_weights(model, options.model)
     print(path, save_model(path, model, about, half=True), path.stat().st_size)
-    write_atomically(
-        options.output / "demo.mp4", Path(open_dataset(options.data, "test").videos[video].frames.source).read_bytes()
-    )
-    write_atomically(options.output / "demo.json", json.dumps(clip))
-
-
-def clip_of(truth: dict[str, Any], position: int) -> dict[str, Any]:
-    """Of a COCO-VID document what it says of the video at a position, which is then demo.mp4."""
-    video = truth["videos"][position]
+    write_atomically(options.output / "demo.mp4", (options.data / video["file_name"]).read_bytes())
     images = [image for image in truth["images"] if image["video_id"] == video["id"]]
     shown = {image["id"] for image in images}
-    return {
+    clip = {
         "info": truth["info"],
         "categories": truth["categories"],
         "videos": [video | {"name": "demo", "file_name": "demo.mp4"}],
         "images": images,
         "annotations": [each for each in truth["annotations"] if each["image_id"] in shown],
     }
+    write_atomically(options.output / "demo.json", json.dumps(clip))
 
 
 if __name__ == "__main__":

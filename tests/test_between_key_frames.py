@@ -55,11 +55,11 @@ def test_what_cannot_be_read_is_told(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("between_key_frames: no such results: nowhere")
 
 
-@pytest.mark.parametrize("change", [{"tracks": -1}, {"labelled": [0]}])
-def test_data_that_does_not_tell_every_objects_way_is_refused(tmp_path, monkeypatch, capsys, change):
+@pytest.mark.parametrize("lacking", ["tracks", "labels"])
+def test_data_that_does_not_tell_every_objects_way_is_refused(tmp_path, monkeypatch, capsys, lacking):
     data = write_toy(tmp_path / "toy")
     document = json.loads((data / "val.json").read_text())
-    if "labelled" in change:
+    if lacking == "labels":
         document["images"][3]["labelled"] = False
         document["annotations"] = [each for each in document["annotations"] if each["image_id"] != 3]
     else:

@@ -30,6 +30,7 @@ def motion_iou(boxes: np.ndarray, frames: np.ndarray, tracks: np.ndarray, window
     boxes: `[M, 4]` xyxy. frames: `[M]` each box's frame. tracks: `[M]` its track, at most once in a frame.
     The box itself is not among those it is compared with: FGFA speaks of the nearby frames. Only frames that have the
     track count; a box without any has not been seen to move: 1. NaN where the track is negative, which means unknown.
+    Frames without labels have no tracks: with every fifteenth labelled and a window of 10, all objects seem to rest.
     """
     order = np.lexsort((frames, tracks))
     boxes, frames, known = boxes[order].astype(np.float64), frames[order], tracks[order]

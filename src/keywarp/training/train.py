@@ -122,9 +122,8 @@ def build(method: str, config: TrainConfig, options: TrainOptions, datasets: Seq
     for name in given:
         if name not in options_of(method):
             raise UserError(f"method {method} has no {name}; leave --{name} out")
-    for name in config.model:
-        if not any(name in options_of(each) for each in METHODS):
-            raise unknown("argument of a model in the recipe", name, options_of(method))
+    if misspelt := config.model.keys() - set().union(*map(options_of, METHODS)):
+        raise unknown("argument of a model in the recipe", min(misspelt), options_of(method))
     task = {"task": options.task} if options.task != "detection" else {}
     of_recipe = {k: v for k, v in config.model.items() if k in options_of(method) and k not in preset(method)}
     arguments = of_recipe | started | given | task
