@@ -54,6 +54,14 @@ def test_every_row_is_measured_for_every_seed(whole):
         assert not row.against or row.against in {other.name for other in rows}
 
 
+def test_long_trainings_have_four_times_the_steps(tmp_path):
+    for budget, steps in ((study.Budget(), 400), (study.QUICK, 4)):
+        commands = {job.name: job.command for job in study.Study(tmp_path, budget).jobs()}
+        for name, times in (("frame", 1), ("psla-c", 1), ("frame-long", 4), ("psla-c-long", 4)):
+            words = commands[f"0 {name}"]
+            assert words[words.index("--steps") + 1] == times * steps
+
+
 def test_recipes_are_of_their_methods():
     for method, function in study.TRAININGS.values():
         assert method in METHODS
