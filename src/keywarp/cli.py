@@ -169,11 +169,15 @@ def list_models(*, json: Annotated[bool, Parameter(help="as JSON")] = False) -> 
 
 
 @models.command
-def show(file: Path, *, json: Annotated[bool, Parameter(help="as JSON")] = False) -> None:
+def show(
+    model: Annotated[str, Parameter(help="a weight file, demo, or a pulled model's name")],
+    *,
+    json: Annotated[bool, Parameter(help="as JSON")] = False,
+) -> None:
     """Show what a weight file says of its model: method, classes, training, metrics, SHA-256."""
     from keywarp.listing import show_model
 
-    show_model(file, json)
+    show_model(model, json)
 
 
 @models.command(name="pull")

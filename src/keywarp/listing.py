@@ -203,8 +203,11 @@ def print_models(as_json: bool = False) -> None:
     )
 
 
-def show_model(file: Path, as_json: bool = False) -> None:
-    """What a weight file says of its model, on standard output."""
+def show_model(model: str, as_json: bool = False) -> None:
+    """What a weight file, the demo's or a pulled one by name, says of its model, on standard output."""
+    from keywarp.loading import local_file
+
+    file = local_file(model) or Path(model)
     description, digest = read_header(file), sha256_of(file)
     if as_json:
         print(json.dumps(description | {"sha256": digest}, indent=1, ensure_ascii=False))

@@ -115,17 +115,20 @@ def _trained(name: str, method: str | None, weights: str | None, options: dict[s
 
 
 def _file(name: str) -> Path:
-    """The weight file that is meant: the demo's, a path, or a pulled one, pulled now if need be."""
-    path = DEMO if name == "demo" else Path(name)
-    if path.is_file():
-        return path
-    if (known := find(name)) is not None:
+    """The weight file that is meant, pulled now if need be."""
+    if (known := local_file(name)) is not None:
         return known
-    if is_address(name) and not path.exists():
+    if is_address(name) and not Path(name).exists():
         return pull(name, taken=known_models()).path
-    if not path.suffix:
+    if not Path(name).suffix:
         raise unknown("model", name, [*known_models(), *(model.name for model in pulled())])
     raise UserError(f"no model file {name}; give a file (.safetensors, .onnx) or a name: {', '.join(known_models())}")
+
+
+def local_file(name: str) -> Path | None:
+    """The weight file that is meant, if it is here: the demo's, a path, or a pulled one. Raises UserError as `find`."""
+    path = DEMO if name == "demo" else Path(name)
+    return path if path.is_file() else find(name)
 
 
 def _absent(model: VideoModel) -> tuple[str, ...]:

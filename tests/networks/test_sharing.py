@@ -158,8 +158,17 @@ def test_what_was_pushed_is_pulled_shown_and_runs(store, weights, cache, tmp_pat
     assert "cat, dog" in shown
     assert "mAP 0.5" in shown
     assert digest in shown
+    assert main(["models", "show", "pets"]) == 0
+    assert capsys.readouterr().out == shown
     assert main(["models", "show", str(weights), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sha256"] == digest
+
+
+def test_the_demo_s_file_is_shown_by_name(cache, capsys):
+    assert main(["models", "show", "demo"]) == 0
+    assert "impression-d" in capsys.readouterr().out
+    assert main(["models", "show", "demos"]) == 2
+    assert "demos is no .safetensors file" in capsys.readouterr().err
 
 
 def test_an_address_is_pulled_once_by_model(store, weights):
