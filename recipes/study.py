@@ -444,7 +444,7 @@ class Study:
         return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:12]
 
     def results(self, row: Row, seed: int) -> Path:
-        """The evaluation of a row, or its oracle's trade-off."""
+        """The evaluation of a row."""
         return self.folder / f"seed{seed}" / "test" / row.folder
 
     def jobs(self) -> Iterator[Job]:
@@ -503,11 +503,8 @@ class Study:
     def _measured(self, row: Row, seed: int) -> Job:
         b, needs = self.budget, (f"{seed} {row.training}",)
         common = (f"{self.data}:test", "--videos", b.videos, "--output", self.results(row, seed), *self.run)
-        chosen: Words
-        if row.oracle:
-            chosen = ("--models", self.model(row, seed), "--gammas", 0.2, "--oracle")
-            return Job(f"{seed} {row.name}, test", ("tradeoff", *common, *chosen), needs)
-        chosen = ("--model", self.model(row, seed), "--postprocess", *LINKINGS, "--worst", 0)
+        chosen: Words = ("--model", self.model(row, seed), "--postprocess", *LINKINGS, "--worst", 0)
+        chosen += ("--oracle",) if row.oracle else ()
         for name, value in self.options(row).items():
             chosen = (*chosen, f"--{name.replace('_', '-')}", value)
         return Job(f"{seed} {row.name}, test", ("evaluate", *common, *chosen), needs, lambda: self.describe(row, seed))
@@ -661,12 +658,11 @@ def speeds_are_old(study: Study) -> bool:
 
 def measures(study: Study, row: Row, seed: int) -> dict[str, dict[str, float]] | None:
     """Measures in percent by post-processing; None where they are not there yet."""
-    file = study.results(row, seed) / ("tradeoff.json" if row.oracle else "evaluation.json")
+    file = study.results(row, seed) / "evaluation.json"
     if not file.exists():
         return None
     document = json.loads(file.read_text())
-    own = {each["name"]: _percent(each["measures"]) for each in document["rows"]}
-    return {"none": next(own[name] for name in own if name.endswith("oracle"))} if row.oracle else own
+    return {each["name"]: _percent(each["measures"]) for each in document["rows"]}
 
 
 def _percent(values: Mapping[str, float | None]) -> dict[str, float]:

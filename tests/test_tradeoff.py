@@ -109,6 +109,28 @@ def test_points_tables_and_pictures(toy, weights, tmp_path, capsys):
     assert "dff l=4" in capsys.readouterr().out
 
 
+def test_evaluate_s_oracle_is_the_tradeoff_s(toy, weights, tmp_path):
+    tradeoff(str(toy), options(tmp_path / "out", weights("dff"), oracle=True))
+    drawn = json.loads((tmp_path / "out/tradeoff.json").read_text())["rows"][-1]
+    given = {"model": weights("dff"), "device": "cpu", "postprocess": ("none", "seq-nms")}
+    none, linked = evaluate(str(toy), EvaluateOptions(**given, oracle=True, output=tmp_path / "oracle"))
+    assert none.as_json()["measures"] == drawn["measures"]
+    frames = json.loads((tmp_path / "oracle/evaluation.json").read_text())["setting"]
+    assert frames["oracle"] is True
+    assert linked.name == "seq-nms"
+    with pytest.raises(UserError, match="oracle was True"):
+        evaluate(str(toy), EvaluateOptions(**given, output=tmp_path / "oracle", resume=True))
+
+
+def test_evaluate_s_oracle_is_refused_where_it_cannot_choose(toy, weights, tmp_path):
+    for name in ("psla-c", "rfcn"):
+        with pytest.raises(UserError, match="--oracle is for detectors that carry key frames"):
+            evaluate(str(toy), EvaluateOptions(model=weights(name), device="cpu", oracle=True, output=tmp_path / "no"))
+    with pytest.raises(UserError, match="--results runs none; leave it out"):
+        evaluate(str(toy), EvaluateOptions(results=(tmp_path,), oracle=True, output=tmp_path / "no"))
+    assert not (tmp_path / "no").exists()
+
+
 def test_going_on_keeps_what_is_measured(toy, weights, tmp_path, monkeypatch):
     given = options(tmp_path / "out", weights("dff"))
     whole = trading.detect_video

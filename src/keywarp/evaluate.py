@@ -32,6 +32,7 @@ from keywarp.loading import load as load_model
 from keywarp.model import VideoModel
 from keywarp.networks.download import identified, sha256_of
 from keywarp.options import EvaluateOptions
+from keywarp.oracle import can_follow, check_labels, scheduled_by_truth
 from keywarp.outputs import check_writable, claim
 from keywarp.postprocess import apply
 from keywarp.predictor import VideoPredictor
@@ -67,7 +68,7 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
     anew = {"overwrite": options.overwrite, "resume": options.resume}
     if options.model:
         model = load_model(options.model, **options.choices)
-        setting |= {"model": described(model, options.model, options.weights)}
+        setting |= {"model": described(model, options.model, options.weights), "oracle": options.oracle}
         segments = model.description["arguments"].get("task") == "segmentation"
         _check_task(model, segments, dataset, options)
         index: dict[str, Any] = {"classes": list(dataset.classes), "videos": [video.name for video in dataset.videos]}
@@ -137,6 +138,8 @@ def _check(options: EvaluateOptions) -> None:
     given = [
         name for name, value in options.choices.items() if not (value is None or value is False or value == "auto")
     ]
+    if options.results and options.oracle:
+        raise UserError("--oracle chooses a model's key frames, and --results runs none; leave it out")
     if options.results and given:
         raise UserError(f"--{given[0].replace('_', '-')} chooses a model, and --results runs none; leave it out")
     for name in options.postprocess:
@@ -147,7 +150,12 @@ def _check(options: EvaluateOptions) -> None:
 
 
 def _check_task(model: VideoModel, segments: bool, dataset: VideoDataset, options: EvaluateOptions) -> None:
-    """Refuse what a model for the other task would need."""
+    """Refuse what is not for this model."""
+    if options.oracle:
+        if segments or not can_follow(model):
+            wanted = "detectors that carry key frames which come first in their segment (DFF, THP)"
+            raise UserError(f"--oracle is for {wanted}")
+        check_labels(dataset)
     if not segments:
         if options.l_pairs is not None:
             raise UserError("--l-pairs is for segmentation; the model finds boxes")
@@ -207,7 +215,8 @@ def run_model(model: VideoModel, dataset: VideoDataset, options: EvaluateOptions
             done += len(video.frames)
             if all(path.exists() for path in paths.values()):
                 continue
-            run = detect_video(model, video, options.batch, unsuppressed=linked)
+            scheduled = scheduled_by_truth(model, video, labels) if options.oracle else model
+            run = detect_video(scheduled, video, options.batch, unsuppressed=linked)
             for name, path in paths.items():
                 save(path, run.after(name, labels), count=run.frames, keys=run.keys, seconds=run.seconds)
             worked += run.frames

@@ -153,6 +153,7 @@ class EvaluateOptions(ModelOptions, MeasureOptions):
         LIST,
         Parameter(help="none, seq-nms, seq-nms+; several give a row each"),
     ] = ("none",)
+    oracle: Annotated[bool, Parameter(help="key frames where ground truth would choose them")] = False
     score: Annotated[float, Parameter(help="detections from here on count for steadiness, delay, worst frames")] = 0.5
     motion_file: Annotated[Path | None, Parameter(help="motion IoU of ImageNet VID's objects, .mat")] = None
     l_pairs: Annotated[

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keywarp.data.datasets import Annotation
+from keywarp.data.datasets import Annotation, UnreadableFrameError, Video, VideoDataset
+from keywarp.errors import InterruptedWorkError, UserError
 from keywarp.evaluation.average_precision import AveragePrecision
 from keywarp.evaluation.truth import Truth
+from keywarp.loading import options_of, with_scheduler
 from keywarp.model import VideoModel
 from keywarp.scheduling import KnownKeys
 from keywarp.structures import Detections, Frame, Memory, Step, StepOutput, VideoDetections
@@ -47,6 +49,36 @@ def oracle_schedule(
         assert as_key.memory is not None
         keys, memories = [*keys, i], {i: as_key.memory}
     return KnownKeys(frozenset(keys))
+
+
+def can_follow(model: VideoModel) -> bool:
+    """Whether an oracle can choose the key frames: those of a method that carries them, first in their segment."""
+    takes = options_of(model.description["method"])
+    return "interval" in takes and "detector" not in takes and model.scheduler.latency == 0
+
+
+def check_labels(dataset: VideoDataset) -> None:
+    """Raises UserError for videos that the oracle cannot schedule."""
+    for video in dataset.videos:
+        if len(video.labelled) < len(video.frames):
+            raise UserError(f"{video.name} has frames without labels, which the oracle needs; leave --oracle out")
+
+
+def scheduled_by_truth(model: VideoModel, video: Video, labels: np.ndarray) -> VideoModel:
+    """The model with the key frames that a video's ground truth chooses. labels: the data set's of each of the model's.
+
+    Raises InterruptedWorkError where a frame cannot be read.
+    """
+    try:
+        truths = []
+        for truth in map(video.annotation, video.labelled):
+            known = np.isin(truth.labels, labels)  # to the model
+            theirs = (truth.labels[known, None] == labels).argmax(axis=1)
+            truths.append((torch.from_numpy(truth.boxes[known]), torch.from_numpy(theirs)))
+        pictures = (frame.image for frame in video.frames.stream())
+        return with_scheduler(model, oracle_schedule(model, pictures, truths))
+    except UnreadableFrameError as error:
+        raise InterruptedWorkError(f"{video.name}: {error}; mend it, then go on with --resume") from None
 
 
 def _mean_ap(found: Detections, boxes: Tensor, labels: Tensor, iou: float) -> float:

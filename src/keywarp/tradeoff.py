@@ -22,19 +22,19 @@ from rich.console import Console
 from rich.table import Table
 
 from keywarp.benchmarking.timing import clock_for
-from keywarp.data.datasets import UnreadableFrameError, Video, VideoDataset, spread
+from keywarp.data.datasets import VideoDataset, spread
 from keywarp.data.reading import open_dataset, split_of
-from keywarp.errors import InterruptedWorkError, UserError
+from keywarp.errors import UserError
 from keywarp.evaluate import Truths, chosen, described, made_by
 from keywarp.evaluation.measures import Measures
 from keywarp.evaluation.results_files import class_map, file_of, load, save
 from keywarp.figures import check_matplotlib
 from keywarp.files import write_atomically
 from keywarp.loading import load as load_model
-from keywarp.loading import options_of, rescheduled, with_scheduler
+from keywarp.loading import options_of, rescheduled
 from keywarp.model import VideoModel
 from keywarp.options import TradeoffOptions
-from keywarp.oracle import oracle_schedule
+from keywarp.oracle import can_follow, check_labels, scheduled_by_truth
 from keywarp.outputs import check_writable, claim
 from keywarp.postprocess import apply
 from keywarp.progress import ProgressBar
@@ -92,7 +92,7 @@ def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
     if twice:
         raise UserError(f"several candidates are named {min(twice)}; give the files names that differ")
     if options.oracle:
-        _check_labels(dataset)
+        check_labels(dataset)
     clock, reads = clock_for(entries[0].model.device, options.threads)
     setting = {
         "dataset": address,
@@ -140,7 +140,7 @@ def candidates(options: TradeoffOptions) -> Iterator[Candidate]:
                 text = f"{SIGNS[parameter]}={value:g}"
                 twin = build(interval=int(value)) if wrapped else rescheduled(model, **{parameter: value})
                 yield Candidate(text, title, value, twin, name, baseline)
-        if options.oracle and "interval" in takes and not wrapped and model.scheduler.latency == 0:
+        if options.oracle and can_follow(model):
             yield Candidate(ORACLE, title, 0, model, name, baseline, ORACLE)
 
 
@@ -189,33 +189,12 @@ def _run(
     with ProgressBar(f"{len(entries)} candidates", total) as bar:
         for number, entry in left:
             video, ours = dataset.videos[number], labels[entry.baseline]
-            model = _scheduled_by_truth(entry.model, video, ours) if entry.note == ORACLE else entry.model
+            model = scheduled_by_truth(entry.model, video, ours) if entry.note == ORACLE else entry.model
             run = detect_video(model, video, options.batch, unsuppressed=options.postprocess != "none", clock=clock)
             numbers = {"count": run.frames, "keys": run.keys, "seconds": run.seconds}
             save(file_of(options.output / entry.folder, number), run.after(options.postprocess, ours), **numbers)
             worked, keys = worked + run.frames, keys + run.keys
             bar.show(before + worked, worked, keys)
-
-
-def _check_labels(dataset: VideoDataset) -> None:
-    """Refuse, before any work, videos that the oracle cannot schedule."""
-    for video in dataset.videos:
-        if len(video.labelled) < len(video.frames):
-            raise UserError(f"{video.name} has frames without labels, which the oracle needs; leave --oracle out")
-
-
-def _scheduled_by_truth(model: VideoModel, video: Video, labels: np.ndarray) -> VideoModel:
-    """The model with the key frames that the ground truth chooses. labels: the data set's of each of the model's."""
-    try:
-        truths = []
-        for truth in map(video.annotation, video.labelled):
-            known = np.isin(truth.labels, labels)  # to the model
-            theirs = (truth.labels[known, None] == labels).argmax(axis=1)
-            truths.append((torch.from_numpy(truth.boxes[known]), torch.from_numpy(theirs)))
-        pictures = (frame.image for frame in video.frames.stream())
-        return with_scheduler(model, oracle_schedule(model, pictures, truths))
-    except UnreadableFrameError as error:
-        raise InterruptedWorkError(f"{video.name}: {error}; mend it, then go on with --resume") from None
 
 
 def _points(
