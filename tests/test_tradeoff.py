@@ -115,8 +115,8 @@ def test_evaluate_s_oracle_is_the_tradeoff_s(toy, weights, tmp_path):
     given = {"model": weights("dff"), "device": "cpu", "postprocess": ("none", "seq-nms")}
     none, linked = evaluate(str(toy), EvaluateOptions(**given, oracle=True, output=tmp_path / "oracle"))
     assert none.as_json()["measures"] == drawn["measures"]
-    frames = json.loads((tmp_path / "oracle/evaluation.json").read_text())["setting"]
-    assert frames["oracle"] is True
+    setting = json.loads((tmp_path / "oracle/evaluation.json").read_text())["setting"]
+    assert setting["oracle"] is True
     assert linked.name == "seq-nms"
     with pytest.raises(UserError, match="oracle was True"):
         evaluate(str(toy), EvaluateOptions(**given, output=tmp_path / "oracle", resume=True))

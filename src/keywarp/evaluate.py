@@ -135,11 +135,8 @@ def _check(options: EvaluateOptions) -> None:
     """What can be told before anything is read."""
     if bool(options.model) == bool(options.results):
         raise UserError("give --model, a model to run, or --results, stored detections")
-    given = [
-        name for name, value in options.choices.items() if not (value is None or value is False or value == "auto")
-    ]
-    if options.results and options.oracle:
-        raise UserError("--oracle chooses a model's key frames, and --results runs none; leave it out")
+    choices = options.choices | {"oracle": options.oracle}
+    given = [name for name, value in choices.items() if not (value is None or value is False or value == "auto")]
     if options.results and given:
         raise UserError(f"--{given[0].replace('_', '-')} chooses a model, and --results runs none; leave it out")
     for name in options.postprocess:
