@@ -25,12 +25,12 @@ def test_one_line_a_group_and_marks_for_baseline_and_oracle():
     (axes,) = drawn(POINTS, "title", "mAP").axes
     lines = {line.get_label(): line for line in axes.lines}
     assert list(lines["dff <flownet-s>"].get_xdata()) == [1340, 660, 415]  # without the oracle
-    assert list(lines["dff <flownet-s>"].get_ydata()) == [0.73, 0.69, 0.62]
+    assert list(lines["dff <flownet-s>"].get_ydata()) == [73, 69, 62]
     assert list(lines["dff <flownet-s>, oracle"].get_xdata()) == [620]
-    assert list(lines["rfcn, per frame"].get_ydata()) == [0.74]
+    assert list(lines["rfcn, per frame"].get_ydata()) == [74]
     assert "rfcn" not in lines
     assert len(axes.lines) == 3 + 2  # and the baseline's speed and accuracy
-    assert {t.get_text() for t in axes.texts} == {"l=2", "l=5", "l=10", "20 %", ""}
+    assert {t.get_text() for t in axes.texts} == {"l=2", "l=5", "l=10", "20 %"}  # the baseline is in the legend
 
 
 @pytest.mark.parametrize(("name", "begin"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF")])
@@ -72,13 +72,14 @@ def test_a_page_that_needs_nothing_else(tmp_path):
     assert "<title>shapes &amp; more</title>" in text
     reader = Reader()
     reader.feed(text)
-    assert reader.rows[0] == ["method", "setting", "ms a frame", "frames/s", "AP50", "note"]
-    assert reader.rows[1] == ["dff <flownet-s>", "l=2", "1340.0", "0.75", "0.730", "two"]
+    assert reader.rows[0] == ["method", "setting", "ms a frame", "frames/s", "AP50 (%)", "note"]
+    assert reader.rows[1] == ["dff <flownet-s>", "l=2", "1340.0", "0.75", "73.0", "two"]
     assert sorted(map(tuple, reader.rows[1:])) == sorted(
-        (p.group, p.label, f"{p.speed_ms:.1f}", f"{1000 / p.speed_ms:.2f}", f"{p.accuracy:.3f}", p.note) for p in POINTS
+        (p.group, p.label, f"{p.speed_ms:.1f}", f"{1000 / p.speed_ms:.2f}", f"{100 * p.accuracy:.1f}", p.note)
+        for p in POINTS
     )
     assert all(address.startswith("#") for address in reader.outside)
-    assert re.findall(r'data-value="([^"]*)"', text)[:3] == ["1340.0", repr(1000 / 1340), "0.73"]
+    assert re.findall(r'data-value="([^"]*)"', text)[:3] == ["1340.0", repr(1000 / 1340), "73.0"]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def plot(points: Sequence[Point], output: Path, title: str = "", measure: str = 
 
 
 def drawn(points: Sequence[Point], title: str, measure: str) -> Figure:
-    """The picture: milliseconds a frame to the right on a logarithmic scale, accuracy upwards."""
+    """The picture: milliseconds a frame to the right on a logarithmic scale, accuracy in percent upwards."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, ScalarFormatter
 
@@ -92,13 +92,14 @@ def drawn(points: Sequence[Point], title: str, measure: str) -> Figure:
                 options: dict[str, Any] = {"color": colour, "markeredgecolor": "black", "markersize": size}
                 axes.plot(_speeds(marked), _accuracies(marked), mark, label=f"{group}, {note}", **options)
         for p in members:
-            if p.note == PER_FRAME:
-                axes.axhline(p.accuracy, color=colour, linewidth=0.8, linestyle=":", zorder=0)
+            if p.note == PER_FRAME:  # named in the legend
+                axes.axhline(100 * p.accuracy, color=colour, linewidth=0.8, linestyle=":", zorder=0)
                 axes.axvline(p.speed_ms, color=colour, linewidth=0.8, linestyle=":", zorder=0)
+                continue
             # Curves rise to the right: there is room on the other side.
             where: dict[str, Any] = {"xytext": (-5, 5), "textcoords": "offset points", "ha": "right"}
-            axes.annotate(p.label, (p.speed_ms, p.accuracy), fontsize="small", color=colour, **where)
-    axes.set(xscale="log", xlabel="milliseconds a frame", ylabel=measure, title=title)
+            axes.annotate(p.label, (p.speed_ms, 100 * p.accuracy), fontsize="small", color=colour, **where)
+    axes.set(xscale="log", xlabel="milliseconds a frame", ylabel=f"{measure} (%)", title=title)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.minorticks_off()
@@ -120,7 +121,7 @@ def _speeds(points: Sequence[Point]) -> list[float]:
 
 
 def _accuracies(points: Sequence[Point]) -> list[float]:
-    return [p.accuracy for p in points]
+    return [100 * p.accuracy for p in points]
 
 
 STYLE = """
@@ -152,7 +153,7 @@ def page(points: Sequence[Point], figure: Figure, title: str, measure: str) -> s
     figure.savefig(picture, format="svg", metadata={"Date": None})
     svg = re.sub(r"^.*?(?=<svg)", "", picture.getvalue(), flags=re.DOTALL)
     title = title or f"{measure} against speed"
-    heads = "".join(f"<th>{escape(measure if c == 'accuracy' else c)}</th>" for c in COLUMNS)
+    heads = "".join(f"<th>{escape(f'{measure} (%)' if c == 'accuracy' else c)}</th>" for c in COLUMNS)
     rows = "\n".join(_row(p) for members in by_group(points).values() for p in members)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
@@ -166,6 +167,6 @@ def _row(point: Point) -> str:
     texts = (f"<td>{escape(text)}</td>" for text in (point.group, point.label))
     numbers = (
         f'<td data-value="{value!r}">{value:{form}}</td>'
-        for value, form in ((point.speed_ms, ".1f"), (1000 / point.speed_ms, ".2f"), (point.accuracy, ".3f"))
+        for value, form in ((point.speed_ms, ".1f"), (1000 / point.speed_ms, ".2f"), (100 * point.accuracy, ".1f"))
     )
     return f"<tr>{''.join(texts)}{''.join(numbers)}<td>{escape(point.note)}</td></tr>"
