@@ -42,6 +42,7 @@ def measured(folder: Path, split: str, model: Path, way: str) -> float:
         is_it = (
             setting["dataset"].endswith(f":{split}"),
             setting["videos"] == CLIPS,
+            setting["iou"] == "vid",
             set(ran["sha256"].values()) == {sha256_of(model)},
             all((ran | ran["arguments"]).get(name) == value for name, value in WAYS[way].items()),
         )

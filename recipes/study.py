@@ -34,10 +34,11 @@ from keywarp.benchmarking.timing import clock_for
 from keywarp.data.reading import open_dataset
 from keywarp.doctor import machine
 from keywarp.errors import UserError
-from keywarp.files import write_atomically
+from keywarp.files import laid_out_as, read_json, write_atomically
 from keywarp.listing import parameters_mi
 from keywarp.loading import load, options_of
 from keywarp.methods import preset
+from keywarp.networks.download import sha256_of
 from keywarp.networks.weight_files import read_description, read_state_dict
 from keywarp.running import detect_video
 from keywarp.training.config import TrainConfig
@@ -287,6 +288,8 @@ def differences(
 def verdict(found: Sequence[float], published: str) -> str:
     """Whether the differences' sign is the published one, and whether mean ± standard deviation leaves out zero."""
     mean = statistics.mean(found)
+    if mean == 0:
+        return "no difference"
     same = "yes" if (mean < 0) == published.startswith("-") else "no"
     if len(found) == 1:
         return f"{same}, one seed"
@@ -396,6 +399,11 @@ class Study:
         return min(self.seeds)
 
     @property
+    def backbone_digest(self) -> str:
+        """Which weights the detectors start from: a file's SHA-256, or a name."""
+        return sha256_of(Path(self.backbone)) if Path(self.backbone).is_file() else self.backbone
+
+    @property
     def data(self) -> Path:
         """The benchmark."""
         return self.folder / "data"
@@ -479,8 +487,8 @@ class Study:
             models = (self.model(row, seed) for row in rows)
             given = ("--videos", self.budget.curve, "--intervals", "2,5,10,20", "--radii", "1,2,4")
             command = ("tradeoff", f"{self.data}:test", "--models", *models, *given)
-            place = ("--output", self.folder / "curves" / name)
-            yield Job(f"curve {name}", (*command, *place, *self.run), (), prepare)
+            place = ("--output", self.folder / f"seed{seed}" / "curves" / name)
+            yield Job(f"curve {name}, seed {seed}", (*command, *place, *self.run), (), prepare)
 
     def _shape(self, seed: int) -> Words:
         return ("--shorter", self.budget.shorter, "--longer", self.budget.longer, "--val-videos", 1, "--seed", seed)
@@ -699,6 +707,7 @@ def results(study: Study) -> dict[str, Any]:
     speed = study.folder / "speed.json"
     return {
         "budget": {name: value for name, value in budget.items() if name != "seeds"},
+        "backbone": study.backbone_digest,
         "commits": sorted(commits),
         "machine": machine(torch.device(study.device)),
         "rows": measured,
@@ -779,19 +788,22 @@ def claims(known: Mapping[str, Measured]) -> list[str]:
 
 
 def read_results(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Of several runs' `results.json`, all of one budget. Raises UserError."""
+    """Of several runs' `results.json`, all different and of one budget, backbone and protocol. Raises UserError."""
     runs: list[dict[str, Any]] = []
     for file in files:
-        try:
-            run = json.loads(file.read_text())
-            runs.append({name: run[name] for name in ("budget", "machine", "commits", "rows", "protocols", "speed")})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"--tables takes the results.json of studies; {file} is none ({error})") from None
-        if runs[-1]["budget"] != runs[0]["budget"]:
-            raise UserError(f"--tables takes runs of one budget; {file} and {files[0]} have two")
-        for name, protocol in runs[-1]["protocols"].items():
-            if any(protocol != run["protocols"].get(name, protocol) for run in runs):
-                raise UserError(f"--tables takes runs of one protocol; in {file} {name} was trained otherwise")
+        run = read_json(file)
+        with laid_out_as("the results.json of a study", file):
+            tables([run])
+            for other, of_other in zip(runs, files, strict=False):
+                if run["rows"] and run["rows"] == other["rows"]:
+                    raise UserError(f"{file} and {of_other} hold the same results; give each run once")
+                for name in ("budget", "backbone"):
+                    if run[name] != other[name]:
+                        raise UserError(f"--tables takes runs of one {name}; {file} and {of_other} have two")
+                for name, protocol in run["protocols"].items():
+                    if protocol != other["protocols"].get(name, protocol):
+                        raise UserError(f"--tables takes runs of one protocol; in {file} {name} was trained otherwise")
+        runs.append(run)
     return runs
 
 
@@ -816,7 +828,13 @@ def main() -> int:
         return 0
     budget = QUICK if options.quick else Budget()
     if options.seeds:
-        budget = replace(budget, seeds=tuple(options.seeds))
+        budget = replace(budget, seeds=tuple(dict.fromkeys(options.seeds)))
+    if min(budget.seeds) < 0:
+        parser.error(f"--seeds must be 0 or more, got {min(budget.seeds)}")
+    try:
+        torch.device(options.device)
+    except RuntimeError:
+        parser.error(f"--device must be cpu or cuda, got {options.device}")
     backbone = options.backbone or ("" if options.quick else "imagenet")
     if Path(backbone).is_file():
         backbone = str(Path(backbone).resolve())
@@ -839,8 +857,10 @@ def main() -> int:
         write_atomically(study.folder / "tables.md", tables([known]))
 
     signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, interrupt)
     try:
-        Runner(study, 1).check(all_seeds.jobs())  # as the tables hold all of them
+        Runner(study, 1).check([*all_seeds.jobs(), *study.curves()])  # as the tables hold all of them
         missing = Runner(study, options.jobs).run(jobs, write)
         missing += Runner(study, 1).run(curves, write) if not missing else [job.name for job in curves]
         if not missing and timed and ("speed" in options.only or speeds_are_old(study)):
@@ -857,7 +877,7 @@ def main() -> int:
 
 
 def interrupt(*_: object) -> None:
-    """What ends a cluster's job, SIGTERM, is as Ctrl-C here."""
+    """What ends a cluster's job, SIGTERM, or a lost connection, SIGHUP, is as Ctrl-C here."""
     raise KeyboardInterrupt
 
 

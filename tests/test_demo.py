@@ -73,6 +73,7 @@ def test_three_ways_side_by_side(tmp_path, capsys, monkeypatch):
         ({"sha256": {"model.safetensors": "0"}}, "must be of"),
         ({"row": "seq-nms"}, "must be of"),
         ({"videos": 20}, "DATA:val --videos 60 --model"),
+        ({"iou": "0.5"}, "must be of"),
         ({"arguments": None}, "is not laid out as an evaluation of keywarp"),
     ],
 )
@@ -84,7 +85,7 @@ def test_what_ships_is_made_of_its_own_evaluations(tmp_path, changed, refused):
         "arguments": {"flow": "codec", "interval": 10, "key_position": 0},
         "sha256": {"model.safetensors": sha256_of(model)},
     }
-    setting = {"dataset": "shapes:val", "videos": 60, "model": of_model | changed} | changed
+    setting = {"dataset": "shapes:val", "videos": 60, "iou": "vid", "model": of_model | changed} | changed
     row = {"name": changed.get("row", "none"), "measures": {"mAP": 0.5}}
     (tmp_path / "evaluation.json").write_text(json.dumps({"setting": setting, "rows": [row]}))
     measured = recipe_module("demo").measured

@@ -1,6 +1,7 @@
 """Evaluations from end to end: a model or stored detections in, tables and reports out."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from keywarp.evaluation.measures import Measures
 from keywarp.evaluation.results_files import load
 from keywarp.evaluation.truth import Truth
 from keywarp.interfaces import TaskHead
+from keywarp.loading import DEMO
+from keywarp.networks.download import sha256_of
 from keywarp.options import EvaluateOptions
 from keywarp.running import detect_video
 from keywarp.scheduling import SlidingWindow
@@ -352,6 +355,8 @@ def test_curves_are_the_best_precision_at_each_recall(toy, tmp_path, use):
 class MaskHead(TaskHead):
     """The class of each strongly coloured cell, 0 elsewhere."""
 
+    segments = True
+
     def forward(self, features, image_sizes):
         (image,) = features
         strong = (image.amax(1, keepdim=True) - image.amin(1, keepdim=True)) > 100
@@ -361,7 +366,7 @@ class MaskHead(TaskHead):
 def test_segmentation_is_measured_by_pixels(tmp_path, use, monkeypatch):
     model = use(colour_model(interval=12))
     model.head, model.classes = MaskHead(), ("ground", "red", "green", "blue")
-    model.description = {"method": "dff", "arguments": {"task": "segmentation"}}
+    model.description = {"method": "sff", "arguments": {}}
     monkeypatch.setattr(evaluating, "open_dataset", lambda *_: toy_videos(masks=True, length=6))
     monkeypatch.setattr(evaluating, "split_of", lambda *_: ())
     monkeypatch.setattr(evaluating, "chosen", lambda dataset, _: dataset)
@@ -381,3 +386,25 @@ def test_segmentation_is_measured_by_pixels(tmp_path, use, monkeypatch):
         evaluate("toy", options(tmp_path / "b", l_pairs=3))
     with pytest.raises(UserError, match="--postprocess is for detections"):
         evaluate("toy", options(tmp_path / "b", postprocess=("seq-nms",)))
+
+
+@pytest.mark.parametrize("oracle", [False, True])
+def test_a_file_that_ends_before_its_listing_is_told(tmp_path, use, oracle):
+    listed = json.loads(DEMO.with_suffix(".json").read_text())
+    (last,) = [image for image in listed["images"] if image["frame_id"] == len(listed["images"]) - 1]
+    listed["images"].append(last | {"id": last["id"] + 10**6, "frame_id": last["frame_id"] + 1})
+    listed["videos"][0]["length"] += 1
+    listed["categories"][0]["name"] = "red"
+    (tmp_path / "val.json").write_text(json.dumps(listed))
+    shutil.copy(DEMO.with_suffix(".mp4"), tmp_path)
+    use(colour_model())
+    with pytest.raises(InterruptedWorkError, match=r"ends after 48 of the 49 frames that are listed; mend it"):
+        evaluate(str(tmp_path), options(tmp_path / "out", oracle=oracle))
+
+
+def test_what_ran_is_told_by_its_file_and_precision():
+    model = colour_model()
+    model.half_precision = True
+    about = evaluating.described(model, "demo")
+    assert about["sha256"] == {"demo.safetensors": sha256_of(DEMO)}
+    assert about["half"] is True

@@ -3,14 +3,9 @@ import json
 import pytest
 
 from keywarp.cli import main
-from keywarp.listing import pair_costs, speedup
+from keywarp.listing import pair_costs
 from keywarp.methods import METHODS
 from keywarp.published import PUBLISHED
-
-
-@pytest.mark.parametrize(("r", "interval", "expected"), [(0.1, 10, 10 / 1.9), (1.0, 10, 1.0), (0.0, 10, 10.0)])
-def test_speedup_by_hand(r, interval, expected):
-    assert speedup(r, interval) == pytest.approx(expected)
 
 
 @pytest.mark.slow

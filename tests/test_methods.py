@@ -4,7 +4,7 @@ import torch
 from torchvision.models import get_model
 
 from keywarp.errors import UserError
-from keywarp.listing import cost, speedup
+from keywarp.listing import cost
 from keywarp.loading import load
 from keywarp.methods import METHODS, dff, rfcn, wrap
 from keywarp.networks.weight_files import save_model
@@ -102,6 +102,11 @@ def test_our_own_detector_runs_on_key_frames(tmp_path):
             torch.testing.assert_close(a.detections.boxes, b.detections.boxes, atol=1e-3, rtol=0)
     with pytest.raises(UserError, match="no radius"):
         load(path, method="sff", radius=2, device="cpu")
+    with pytest.raises(UserError, match="comes with its weights; leave --weights out"):
+        load(path, weights="other.safetensors", device="cpu")
+    for option in ({"backbone": "resnet-18"}, {"num_classes": 7}):
+        with pytest.raises(UserError, match="is a whole detector; leave --"):
+            load("torchvision/ssdlite320_mobilenet_v3_large", weights="random", device="cpu", **option)
 
 
 def test_published_sizes():
@@ -109,8 +114,8 @@ def test_published_sizes():
     single, video = cost("", rfcn), cost("", dff)
     assert single.parameters_mi == pytest.approx(59.6, abs=0.3)
     assert video.parameters_mi == pytest.approx(96.6, abs=0.3)
-    assert video.predicted_speedup == pytest.approx(speedup(video.gmac_non_key / video.gmac_key, 10), rel=0.01)
-    assert speedup(1.0, 10) == 1
+    r = video.gmac_non_key / video.gmac_key
+    assert video.predicted_speedup == pytest.approx(10 / (1 + 9 * r), rel=0.01)  # Eq. 7
 
 
 @pytest.mark.parametrize(

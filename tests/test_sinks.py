@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from keywarp.errors import InterruptedWorkError, UserError
-from keywarp.sinks import Journal, read_info, text_file, to_detections, to_record, write_csv, write_json, write_mot
+from keywarp.sinks import (
+    Journal,
+    check_same,
+    read_info,
+    text_file,
+    to_detections,
+    to_record,
+    write_csv,
+    write_json,
+    write_mot,
+)
 from keywarp.structures import Detections, FrameResult
 
 CLASSES = ("person", "bicycle")
@@ -159,3 +169,16 @@ class _Refusing:
     def __init__(self, writes, truncates):
         self.write = writes.write
         self.truncate = truncates.truncate
+
+
+def test_settings_that_are_left_out_this_time_are_told(tmp_path):
+    stored = {"settings": {"interval": 3, "rename": {"car": "auto"}}, "seconds": 4.0}
+    check_same(stored, {"settings": {"interval": 3, "rename": {"car": "auto"}}}, tmp_path / "j")
+    for left, told in (
+        ({"rename": {"car": "auto"}}, "interval was 3"),
+        ({"interval": 3, "rename": {}}, "car was 'auto'"),
+    ):
+        with pytest.raises(UserError, match=f"{told} and is not given now; "):
+            check_same(stored, {"settings": left}, tmp_path / "j")
+    with pytest.raises(UserError, match="settings stride was not given and is 2 now"):
+        check_same(stored, {"settings": stored["settings"] | {"stride": 2}}, tmp_path / "j")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -97,7 +98,9 @@ def test_what_is_done_is_not_done_again_and_a_failure_keeps_what_needs_it(whole,
 def test_only_takes_what_is_needed_too(whole):
     names = [job.name for job in study.wanted(list(whole.jobs()), ["1 DFF, test"])]
     assert names == ["data", "pairs", "flow", "1 detector", "1 settled", "1 dff", "1 DFF, test"]
-    assert [job.name for job in study.wanted(list(whole.curves()), ["1 DFF, test", "curve thp"])] == ["curve thp"]
+    assert [job.name for job in study.wanted(list(whole.curves()), ["1 DFF, test", "curve thp"])] == [
+        "curve thp, seed 0"
+    ]
 
 
 def lines_of(table):
@@ -133,6 +136,7 @@ def test_tables_tell_means_spreads_and_paired_differences(whole):
         ([-1.0, -2.0, -3.0], "+2", "no, beyond the spread"),
         ([-1.0, -2.0], "-0.8", "yes, beyond the spread"),
         ([0.5], "-0.8", "no, one seed"),
+        ([0.0], "+2", "no difference"),
     ],
 )
 def test_a_claim_holds_by_sign_and_spread(differences, published, told):
@@ -158,6 +162,43 @@ def test_seeds_of_earlier_calls_are_in_the_results_too(tmp_path):
     assert [job.command for job in later.curves()] == [job.command for job in earlier.curves()]
 
 
+def test_curves_stay_when_a_lower_seed_is_added(tmp_path):
+    runs = [study.Study(tmp_path, study.Budget(seeds=seeds)) for seeds in ((1,), (0,))]
+    for run in runs:
+        study.Runner(run, 1).run([replace(job, command=("--version",), prepare=print) for job in run.curves()], print)
+    assert len(list((tmp_path / "done").iterdir())) == 2 * len(study.CURVES)
+
+
+def test_a_seed_that_is_named_twice_runs_once(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(study.Runner, "run", lambda self, jobs, _: seen.append([job.name for job in jobs]) or [])
+    given = ("--quick", "--output", str(tmp_path), "--seeds", "0", "0", "--only", "0 per frame, test")
+    monkeypatch.setattr(sys, "argv", ["study.py", *given])
+    assert study.main() == 0
+    assert seen[0] == ["data", "0 detector", "0 settled", "0 frame", "0 per frame, test"]
+
+
+def test_an_interruption_ends_all_that_runs(whole):
+    long = ("data", "synthesize-pairs", whole.folder / "pairs", "--pairs", 10**6)
+    runner = study.Runner(whole, 2)
+
+    def interrupt():
+        while not (whole.folder / "pairs/data/00001_flow.flo").exists():
+            time.sleep(0.1)
+        raise KeyboardInterrupt
+
+    processes = []
+    monitor = runner.running
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(
+            [study.Job("short", ("--version",)), study.Job("long", long)],
+            lambda: (processes.extend(monitor), interrupt()),
+        )
+    (process,) = processes
+    assert process.returncode not in (None, 0)
+    assert [path.name for path in (whole.folder / "done").iterdir()] == ["short.json"]
+
+
 def test_seeds_of_another_recipe_are_not_added_to(tmp_path, capsys, monkeypatch):
     before = study.Study(tmp_path, study.QUICK)
     (job,) = (job for job in before.jobs() if job.name == "0 dff")
@@ -172,7 +213,13 @@ def test_seeds_of_another_recipe_are_not_added_to(tmp_path, capsys, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("given", "told"), [(("--jobs", "0"), "--jobs must be at least 1"), (("--backbone", "none.pt"), "no file none.pt")]
+    ("given", "told"),
+    [
+        (("--jobs", "0"), "--jobs must be at least 1"),
+        (("--backbone", "none.pt"), "no file none.pt"),
+        (("--device", "auto"), "--device must be cpu or cuda, got auto"),
+        (("--seeds", "0", "-1"), "--seeds must be 0 or more, got -1"),
+    ],
 )
 def test_bad_arguments_are_told_before_any_work(tmp_path, capsys, monkeypatch, given, told):
     monkeypatch.setattr(sys, "argv", ["study.py", "--output", str(tmp_path / "study"), *given])
@@ -183,11 +230,11 @@ def test_bad_arguments_are_told_before_any_work(tmp_path, capsys, monkeypatch, g
 
 
 def test_the_speeds_are_measured_again_when_more_is_trained(whole):
-    for name, old in (("frame", True), ("dff", True)):
+    for name in ("frame", "dff"):
         file = whole.weights(name, 0)
         file.parent.mkdir(parents=True)
         file.write_bytes(b"")
-        assert study.speeds_are_old(whole) == old
+        assert study.speeds_are_old(whole)
         rows = [row.name for row in study.timed_rows(whole)]
         (whole.folder / "speed.json").write_text(json.dumps({"milliseconds": dict.fromkeys(rows, 1.0)}))
         assert not study.speeds_are_old(whole)
@@ -221,12 +268,34 @@ def test_tables_of_runs_together_pair_within_each(tmp_path, capsys, monkeypatch)
     assert "| per frame | +1.0 |" in lines["FGFA"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [], "speed": {}}', '{"rows": {"DFF": 1}, "speed": {}}'])
 def test_what_is_no_results_file_is_told(tmp_path, capsys, monkeypatch, text):
     (tmp_path / "other.json").write_text(text)
     monkeypatch.setattr(sys, "argv", ["study.py", "--tables", str(tmp_path / "other.json")])
     assert study.main() == 2
-    assert capsys.readouterr().err.startswith("study: --tables takes the results.json of studies; ")
+    told = capsys.readouterr().err
+    assert told.startswith(f"study: {tmp_path / 'other.json'} is no")
+    assert told.count("\n") == 1
+
+
+def test_a_run_is_given_once(tmp_path):
+    row = next(row for group in study.ROWS.values() for row in group)
+    run = study.Study(tmp_path, study.Budget(seeds=(0,)))
+    evaluation(run.results(row, 0), none=50.0)
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file in files:
+        file.write_text(json.dumps(study.results(run)))
+    with pytest.raises(UserError, match="hold the same results; give each run once"):
+        study.read_results(files)
+
+
+def test_runs_from_other_imagenet_weights_share_no_table(tmp_path):
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    (tmp_path / "backbone.pth").write_bytes(b"weights")
+    for file, backbone in zip(files, ("imagenet", str(tmp_path / "backbone.pth")), strict=True):
+        file.write_text(json.dumps(study.results(study.Study(tmp_path, study.Budget(), backbone))))
+    with pytest.raises(UserError, match="runs of one backbone"):
+        study.read_results(files)
 
 
 def test_runs_of_two_budgets_share_no_table(tmp_path):

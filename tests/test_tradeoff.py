@@ -39,11 +39,11 @@ def weights(tmp_path_factory):
     """Weight files of tiny untrained models by method."""
     folder = tmp_path_factory.mktemp("weights")
 
-    def weights(method, **more):
+    def weights(method):
         torch.manual_seed(0)
         path = folder / f"{method}.safetensors"
         if not path.exists():
-            model = METHODS[method](**(NETWORK | tiny_flow(method, {}) | more), classes=CLASSES)
+            model = METHODS[method](**(NETWORK | tiny_flow(method, {})), classes=CLASSES)
             save_model(path, model, model.description | {"classes": CLASSES})
         return str(path)
 
@@ -195,3 +195,12 @@ def test_mistakes_get_one_line(toy, weights, tmp_path):
         assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="--intervals must be 1 or more"):
         TradeoffOptions(intervals=(0,))
+
+
+def test_intervals_that_hold_the_key_frame_alone_are_measured(tmp_path):
+    torch.manual_seed(0)
+    made = NETWORK | tiny_flow("impression-d", {}) | {"key_position": 3}
+    model = METHODS["impression-d"](**made, classes=CLASSES)
+    save_model(tmp_path / "late.safetensors", model, model.description | {"classes": CLASSES})
+    found = candidates(options(tmp_path / "out", str(tmp_path / "late.safetensors"), device="cpu"))
+    assert [each.label for each in found] == [PER_FRAME, "l=4"]

@@ -21,8 +21,8 @@ from keywarp.allocation import keep_freed_memory
 from keywarp.data.video import VideoSource, expand_sources, is_live_address, open_video
 from keywarp.errors import InterruptedWorkError, UserError, unknown
 from keywarp.interfaces import with_parts
+from keywarp.loading import identified
 from keywarp.model import VideoModel
-from keywarp.networks.download import identified
 from keywarp.options import BoxOptions, RunOptions
 from keywarp.outputs import Outputs, Paths, already_complete, plan
 from keywarp.postprocess import apply

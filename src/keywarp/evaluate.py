@@ -28,9 +28,10 @@ from keywarp.evaluation.truth import Truth
 from keywarp.evaluation.worst import WorstFrames
 from keywarp.figures import check_matplotlib
 from keywarp.files import write_atomically
+from keywarp.loading import identified
 from keywarp.loading import load as load_model
 from keywarp.model import VideoModel
-from keywarp.networks.download import identified, sha256_of
+from keywarp.networks.download import sha256_of
 from keywarp.options import EvaluateOptions
 from keywarp.oracle import can_follow, check_labels, scheduled_by_truth
 from keywarp.outputs import check_writable, claim
@@ -68,15 +69,15 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
     anew = {"overwrite": options.overwrite, "resume": options.resume}
     if options.model:
         model = load_model(options.model, **options.choices)
-        setting |= {"model": described(model, options.model, options.weights), "oracle": options.oracle}
-        segments = model.description["arguments"].get("task") == "segmentation"
-        _check_task(model, segments, dataset, options)
+        setting |= {"model": described(model, options.model, options.weights)}
+        setting |= {"oracle": True} if options.oracle else {}
+        _check_task(model, dataset, options)
         index: dict[str, Any] = {"classes": list(dataset.classes), "videos": [video.name for video in dataset.videos]}
         index |= {"postprocess": list(options.postprocess), "rename": options.renamed, "setting": setting}
-        if not segments:
+        if not model.head.segments:
             _warn_of_unknown(dataset, class_map(model.classes, dataset, options.renamed))
         claim(options.output, index, (*options.postprocess, WORST), what=WHAT, document=DOCUMENT, **anew)
-        if segments:
+        if model.head.segments:
             rows, run = _segmentation(model, dataset, options)
         else:
             run = run_model(model, dataset, options)
@@ -146,14 +147,14 @@ def _check(options: EvaluateOptions) -> None:
     check_writable(options.output)
 
 
-def _check_task(model: VideoModel, segments: bool, dataset: VideoDataset, options: EvaluateOptions) -> None:
+def _check_task(model: VideoModel, dataset: VideoDataset, options: EvaluateOptions) -> None:
     """Refuse what is not for this model."""
     if options.oracle:
-        if segments or not can_follow(model):
+        if model.head.segments or not can_follow(model):
             wanted = "detectors that carry key frames which come first in their segment (DFF, THP)"
             raise UserError(f"--oracle is for {wanted}")
         check_labels(dataset)
-    if not segments:
+    if not model.head.segments:
         if options.l_pairs is not None:
             raise UserError("--l-pairs is for segmentation; the model finds boxes")
         return
@@ -329,12 +330,13 @@ def _warn_of_unknown(dataset: VideoDataset, labels: np.ndarray) -> None:
 
 
 def described(model: VideoModel, name: str, weights: str | None = None) -> dict[str, Any]:
-    """A model for the head of results: what built it, and the SHA-256 of its files."""
+    """A model for the head of results: what built it, its precision, and the SHA-256 of its files."""
     plain = json.loads(json.dumps(model.description, default=str))
     return {
         **identified(name, weights),
         "method": plain.get("method"),
         "arguments": plain.get("arguments", {}),
+        **({"half": True} if model.half_precision else {}),
     }
 
 

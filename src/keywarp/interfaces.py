@@ -51,7 +51,12 @@ class FeatureNetwork(nn.Module, ABC):
 
 
 class TaskHead(nn.Module, ABC):
-    """The cheap part: features to results (N_task of paper 004)."""
+    """The cheap part: features to results (N_task of paper 004).
+
+    segments: whether it scores the classes of pixels instead of finding boxes.
+    """
+
+    segments: bool = False
 
     @abstractmethod
     def forward(self, features: Features, image_sizes: Sequence[tuple[int, int]]) -> Sequence[Detections] | Tensor:

@@ -73,11 +73,6 @@ def gmac(run: Callable[[], object]) -> float:
     return counter.get_total_flops() / 2e9
 
 
-def speedup(r: float, interval: int) -> float:
-    """Eq. 7: of key frames every `interval`, with a non-key frame costing r of a key frame."""
-    return interval / (1 + (interval - 1) * r)
-
-
 def cost(name: str, build: Callable[[], VideoModel]) -> Cost:
     """The row of a model of the papers, from its steps carried out on the meta device."""
     with torch.device("meta"):
@@ -105,7 +100,7 @@ def cost(name: str, build: Callable[[], VideoModel]) -> Cost:
             return Cost(name, parameters_mi(model), key_cost, None, 1.0, model.scheduler.latency)
         non_key = gmac(lambda: model.run(Step((1,), is_key=False, references=(0,)), Frame(image), later)) + task
     interval = getattr(model.scheduler, "interval", INTERVAL)
-    ratio = interval * frame / (key_cost + (interval - 1) * non_key)
+    ratio = interval * frame / (key_cost + (interval - 1) * non_key)  # 004, Eq. 7
     return Cost(name, parameters_mi(model), key_cost, non_key, ratio, model.scheduler.latency)
 
 

@@ -15,6 +15,7 @@ from keywarp.interfaces import with_parts
 from keywarp.methods import METHODS, Networks, preset, wrap
 from keywarp.model import VideoModel
 from keywarp.networks.description import check_normalisation
+from keywarp.networks.download import YOLOX, sha256_of
 from keywarp.networks.resnet import for_inference
 from keywarp.networks.sharing import find, is_address, pull, pulled
 from keywarp.networks.weight_files import load_weights, read_description
@@ -53,9 +54,12 @@ def load(
     name, place = str(model), _device(device)
     if method is not None and method not in METHODS:
         raise unknown("method", method, METHODS)
-    if name.startswith(("torchvision/", "yolox-")) or name.endswith(".onnx"):
+    if name in YOLOX or name.endswith(".onnx") or (name.startswith("torchvision/") and not Path(name).is_file()):
         if method not in (None, "sff"):
             raise UserError(f"{name} is a wrapped detector and runs with method sff, not {method}; leave --method out")
+        for option, value in (("backbone", backbone), ("num-classes", num_classes)):
+            if value is not None:
+                raise UserError(f"{name} is a whole detector; leave --{option} out")
         built = wrap(_wrapped_parts(name, weights, place), **_known("sff", options, live))
     else:
         options |= {k: v for k, v in (("backbone", backbone), ("num_classes", num_classes)) if v is not None}
@@ -71,6 +75,8 @@ def load(
 
 
 def _wrapped_parts(name: str, weights: str | None, device: torch.device) -> Parts:
+    if weights is not None and name.endswith(".onnx"):
+        raise UserError(f"{name} comes with its weights; leave --weights out")
     if name.startswith("torchvision/"):
         from keywarp.adapters.torchvision_models import torchvision_parts
 
@@ -103,6 +109,8 @@ def _trained(name: str, method: str | None, weights: str | None, options: dict[s
             load_weights(built, weights, ignore=_absent(built))
         return built
     path = _file(name)
+    if weights is not None:
+        raise UserError(f"{name} comes with its weights; leave --weights out, or name a method beside them")
     recipe = read_description(path)
     method = method or recipe["method"]
     if method not in METHODS:
@@ -129,6 +137,15 @@ def local_file(name: str) -> Path | None:
     """The weight file that is meant, if it is here: the demo's, a path, or a pulled one. Raises UserError as `find`."""
     path = DEMO if name == "demo" else Path(name)
     return path if path.is_file() else find(name)
+
+
+def identified(name: str, weights: str | None = None) -> dict[str, Any]:
+    """Which model `load` took, for the head of results: its name (of a file without folders), its files' SHA-256."""
+    files = [file for file in (local_file(name), Path(weights or "")) if file is not None and file.is_file()]
+    return {
+        "model": Path(name).name if Path(name).is_file() else name,
+        "sha256": {file.name: sha256_of(file) for file in files},
+    }
 
 
 def _absent(model: VideoModel) -> tuple[str, ...]:
@@ -179,8 +196,6 @@ DEMO = Path(__file__).parent / "assets" / "demo.safetensors"
 
 def with_weights() -> list[str]:
     """Names that `load` takes and finds weights for, besides files and the other torchvision models."""
-    from keywarp.networks.download import YOLOX
-
     return ["demo", *YOLOX, "torchvision/fasterrcnn_mobilenet_v3_large_fpn"]
 
 

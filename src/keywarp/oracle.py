@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def scheduled_by_truth(model: VideoModel, video: Video, labels: np.ndarray) -> V
             known = np.isin(truth.labels, labels)  # to the model
             theirs = (truth.labels[known, None] == labels).argmax(axis=1)
             truths.append((torch.from_numpy(truth.boxes[known]), torch.from_numpy(theirs)))
-        pictures = (frame.image for frame in video.frames.stream())
+        pictures = (frame.image for frame in islice(video.frames.stream(), len(truths)))
         return with_scheduler(model, oracle_schedule(model, pictures, truths))
     except UnreadableFrameError as error:
         raise InterruptedWorkError(f"{video.name}: {error}; mend it, then go on with --resume") from None

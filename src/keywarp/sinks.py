@@ -201,13 +201,18 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, Any]]:
 
 def check_same(stored: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     """Raise UserError when results in `path` came from another video, model or setting than asked for now."""
-    was, wanted = _flat(stored), _flat(json.loads(json.dumps(now)))
-    for name, value in wanted.items():
-        if was.get(name) != value:
+    now = json.loads(json.dumps(now))
+    was, wanted = _flat({name: value for name, value in stored.items() if name in now}), _flat(now)
+    for name in wanted | was:
+        if was.get(name) != wanted.get(name):
             raise UserError(
-                f"cannot resume {path.name}: {name} was {was.get(name)!r} and is {value!r} now; "
+                f"cannot resume {path.name}: {name} {_told(was, name, 'was')} and {_told(wanted, name, 'is')} now; "
                 "give the same or start again with --overwrite"
             )
+
+
+def _told(values: Mapping[str, Any], name: str, verb: str) -> str:
+    return f"{verb} {values[name]!r}" if values.get(name) is not None else f"{verb} not given"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -163,7 +163,8 @@ def _varied(takes: set[str], model: VideoModel, options: TradeoffOptions) -> Ite
     elif "radius" in takes:
         yield "radius", options.radii
     elif "interval" in takes:
-        yield "interval", [n for n in options.intervals if n > 1]
+        given = None if "detector" in takes else model.description["arguments"].get("key_position")
+        yield "interval", [n for n in options.intervals if n > max(given or 0, 1)]  # the key frame lies in its segment
 
 
 def _run(

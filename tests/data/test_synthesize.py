@@ -150,6 +150,8 @@ def test_an_interrupted_run_goes_on_where_it_was(made, tmp_path, monkeypatch):
     synthesize(folder, size="tiny", seed=3, flow=True, masks=True, workers=1)
     assert len(done) == len(set(done)) == 4 > len(made_before), "finished clips are not made again"
     assert contents(folder) == contents(made)
+    synthesize(folder, size="tiny", seed=3, flow=True, masks=True, workers=1)
+    assert len(done) == 4, "it is complete already"
 
 
 def test_the_command_tells_the_shares_of_speeds(tmp_path, capsys):
@@ -248,6 +250,11 @@ def test_pairs_are_the_same_for_the_same_seed_and_go_on(tmp_path):
     synthesize_pairs(tmp_path / "a", pairs=3, seed=1, size=(64, 64), workers=1)
     synthesize_pairs(tmp_path / "b", pairs=3, seed=1, size=(64, 64), workers=1)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    before = (tmp_path / "a/data/00001_flow.flo").stat().st_mtime_ns
+    synthesize_pairs(tmp_path / "a", pairs=3, seed=1, size=(64, 64), workers=1)
+    assert (tmp_path / "a/data/00001_flow.flo").stat().st_mtime_ns == before, "it is complete already"
+    with pytest.raises(UserError, match="is not empty"):
+        synthesize_pairs(tmp_path / "a", pairs=4, seed=1, size=(64, 64), workers=1)
     with pytest.raises(UserError, match="at least 1 pair"):
         synthesize_pairs(tmp_path / "c", pairs=0, workers=1)
     for options, fault in (({"size": (64, 64)}, "wanted no size, frames of clips have theirs"), ({}, "1 to 47 apart")):

@@ -1,4 +1,5 @@
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -190,3 +191,25 @@ def test_classes_are_matched_by_name(dataset):
     ):
         with pytest.raises(UserError, match=message):
             class_map(found, dataset, rename)
+
+
+def test_damaged_files_get_one_line(tmp_path):
+    path = tmp_path / "a.npz"
+    save(path, VideoDetections([0] * 50, [[0, 0, 1, 1]] * 50, [0.5] * 50, [1] * 50), seconds=1.5)
+    whole = path.read_bytes()
+    for n in range(0, len(whole), 7):
+        path.write_bytes(whole[:n] + bytes([whole[n] ^ 255]) + whole[n + 1 :])
+        with suppress(UserError):
+            load(path)
+        path.write_bytes(whole[:n])
+        with pytest.raises(UserError, match="holds no detections"):
+            load(path)
+
+
+def test_names_with_dots_are_told_apart(tmp_path):
+    document = coco_document()
+    for number, video in enumerate(document["videos"]):
+        video["name"] = f"cam.{number}"
+    dataset = open_dataset(write_coco(tmp_path / "set", document, "all.json"), "all")
+    write_detect(tmp_path / "found", "cam.0", "cam.1")
+    assert len(read_results(tmp_path / "found", dataset, {})["found"](1)) > 0

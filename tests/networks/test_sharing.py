@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shutil
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -308,3 +309,31 @@ def test_without_the_hubs_client(monkeypatch, weights):
     for act in (lambda: pull("someone/pets"), lambda: push(weights, "someone/pets")):
         with pytest.raises(UserError, match=r"pip install 'keywarp\[hub\]'"):
             act()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:port/x", "http://127.0.0.1:1/a b"])
+def test_an_address_that_is_none_is_one_line(weights, address):
+    with pytest.raises(UserError, match="could not upload to"):
+        push(weights, address)
+
+
+def test_a_name_with_a_space_is_pushed(store, weights, tmp_path):
+    named = shutil.copy(weights, tmp_path / "my model.safetensors")
+    assert push(named, f"{store.url}/dir/").endswith("/dir/my%20model.safetensors")
+
+
+@pytest.mark.parametrize("record", ["{", "[]", '{"address": "https://a/b"}'])
+def test_a_damaged_record_is_told(record, weights, cache):
+    (cache / "models").mkdir(parents=True)
+    shutil.copy(weights, cache / "models/x.safetensors")
+    (cache / "models/x.json").write_text(record)
+    with pytest.raises(UserError, match=f"^{cache / 'models/x.json'} is no"):
+        load("typo")
+
+
+def test_what_a_file_is_called_does_not_matter(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "torchvision").mkdir()
+    for name in ("yolox-mine.safetensors", "torchvision/mine.safetensors"):
+        shutil.copy(weights, tmp_path / name)
+        assert load(name, device="cpu").description["model"] == name

@@ -230,6 +230,8 @@ class PerLevelHead(TaskHead):
 class ClassifierHead(TaskHead):
     """The classifier of DeepLabV3 and FCN: class scores `[N, classes, h, w]`, background included."""
 
+    segments = True
+
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
         self.classifier = classifier
@@ -240,6 +242,8 @@ class ClassifierHead(TaskHead):
 
 class LRASPPHead(TaskHead):
     """The classifier of LR-ASPP: class scores `[N, classes, h, w]`, background included."""
+
+    segments = True
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()

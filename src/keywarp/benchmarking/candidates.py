@@ -99,7 +99,7 @@ def _of_model(
 ) -> Iterator[Candidate]:
     """Those of a wrapped detector or a weight file, after the per-frame one."""
     weights: dict[str, Any] = (
-        {"weights": "random"} if name.startswith("torchvision/") else {}
+        {"weights": "random"} if name.startswith("torchvision/") and not Path(name).is_file() else {}
     )  # speed does not depend on them
     build = partial(load, name, device=device, **weights)
     name = Path(name).name if Path(name).is_file() else name

@@ -121,11 +121,15 @@ class VideoFileFrames(Frames):
 
     def stream(self, motion: bool = False) -> Iterator[VideoFrame]:
         _stamp(self.path)
+        count = 0
         try:
             with open_video(self.path, motion=motion) as video:
-                yield from video
+                for count, frame in enumerate(video, 1):  # noqa: B007
+                    yield frame
         except (OSError, UserError, av.error.FFmpegError) as error:
             raise UnreadableFrameError(f"{self.path} cannot be decoded to its end: {error}") from None
+        if self.length is not None and count < self.length:
+            raise UnreadableFrameError(f"{self.path} ends after {count} of the {self.length} frames that are listed")
 
     @property
     def source(self) -> str:

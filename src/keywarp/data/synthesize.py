@@ -42,6 +42,7 @@ SIZES = {"tiny": ((6, 3, 3), 24), "small": ((300, 60, 60), LENGTH), "full": ((30
 FPS = 25
 FLO_MAGIC = 202021.25  # the first number of every .flo file
 UNKNOWN = 1e9  # what a .flo file has where flow is not known
+SETTINGS = "settings.json"  # what the folder was made with
 UNFINISHED = ".unfinished"  # a folder in the output: the settings, and the annotations of the clips that are done
 
 
@@ -106,7 +107,8 @@ def synthesize(
     found = _checked(font, seed, workers)
     counts, length = SIZES[size]
     info = {"recipe": RECIPE, "size": size, "seed": seed, "flow": flow, "masks": masks, "font": found.name}
-    _start(output, {"description": "keywarp data synthesize", **info})
+    if _is_complete(output, {"description": "keywarp data synthesize", **info}):
+        return
     clips = {
         split: [Clip(output, found, seed, split, n, length, flow, masks) for n in range(count)]
         for split, count in zip(SPLITS, counts, strict=True)
@@ -120,7 +122,7 @@ def synthesize(
         records = [json.loads(clip.record.read_text()) for clip in clips[split]]
         write_atomically(output / f"{split}.json", json.dumps(_coco_vid(split, records, info, length)))
         print(_told(split, records))
-    shutil.rmtree(output / UNFINISHED)
+    _finish(output)
 
 
 def synthesize_pairs(
@@ -154,14 +156,15 @@ def synthesize_pairs(
         raise UserError(f"wanted a share of pairs from 0 to 1 with only the objects' motion, got {objects}")
     found = _checked(font, seed, workers)
     info = {"recipe": RECIPE, "pairs": pairs, "seed": seed, "size": list(size), "apart": apart, "objects": objects}
-    _start(output, {"description": "keywarp data synthesize-pairs", **info, "font": found.name})
+    if _is_complete(output, {"description": "keywarp data synthesize-pairs", **info, "font": found.name}):
+        return
     (output / "data").mkdir(exist_ok=True)
     wanted = [Pair(output / "data", found, seed, number, size, apart, objects) for number in range(1, pairs + 1)]
     missing = [pair for pair in wanted if not pair.file("flow.flo").is_file()]
     _in_processes(_make_pair, missing, pairs, "pairs", workers)
     lines = ["2" if number % 10 == 0 else "1" for number in range(1, pairs + 1)]
     write_atomically(output / "FlyingChairs_train_val.txt", "\n".join(lines) + "\n")
-    shutil.rmtree(output / UNFINISHED)
+    _finish(output)
     print(f"{pairs} pairs of {size[0]}×{size[1]} pixels, {lines.count('2')} of them held out")
 
 
@@ -180,12 +183,22 @@ def _opened(font: Path) -> ColourFont:
     return ColourFont(font)
 
 
-def _start(output: Path, settings: dict[str, Any]) -> None:
-    """Make the folder ready, or make sure that what is in it is an unfinished run of the same settings."""
-    marker = output / UNFINISHED / "settings.json"
+def _finish(output: Path) -> None:
+    """Leave the settings alone of what an unfinished run has beside its results."""
+    os.replace(output / UNFINISHED / SETTINGS, output / SETTINGS)
+    shutil.rmtree(output / UNFINISHED)
+
+
+def _is_complete(output: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder holds all of these settings; else it is made ready, or holds an unfinished run of them."""
+    marker = output / UNFINISHED / SETTINGS
     wanted = json.dumps(settings)
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; name a new folder")
+    if (output / SETTINGS).is_file() and (output / SETTINGS).read_text() == wanted:
+        shutil.rmtree(output / UNFINISHED, ignore_errors=True)
+        print(f"{output} is complete already")
+        return True
     if marker.is_file():
         if marker.read_text() != wanted:
             raise UserError(f"{output} holds an unfinished run of other settings; name a new folder or delete it")
@@ -197,6 +210,7 @@ def _start(output: Path, settings: dict[str, Any]) -> None:
             write_atomically(marker, wanted)
         except OSError as error:
             raise UserError(f"cannot write into {output}: {error.strerror}; name another folder") from None
+    return False
 
 
 def _folders(output: Path, split: str, flow: bool, masks: bool) -> Iterator[Path]:

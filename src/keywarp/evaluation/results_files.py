@@ -7,6 +7,7 @@ data set in a COCO-VID file; and the text of DFF's and FGFA's code, a line "fram
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ def load(path: Path) -> tuple[VideoDetections, dict[str, float]]:
         with np.load(path, allow_pickle=False) as file:
             columns = {name: file[name] for name in names if name in file}
             return VideoDetections(**columns), {name: float(file[name]) for name in file.files if name not in names}
-    except (OSError, ValueError, TypeError, KeyError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, NotImplementedError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path} holds no detections of keywarp evaluate ({error}); evaluate anew") from None
 
 
@@ -180,24 +181,16 @@ def _check_complete(path: Path, wanted: Sequence[str], have: Mapping[str, Any]) 
 def _of_detect(
     files: Sequence[Path], dataset: VideoDataset, rename: Mapping[str, str], wanted: Sequence[int], linked: bool
 ) -> Results:
-    """JSON files of `detect`, each of the video whose file has its name."""
-    by_name: dict[str, Path] = {}
-    for file in files:
-        name = _stem(file.name)
-        if name in by_name:
-            raise UserError(f"{by_name[name]} and {file} are both of the video {name}; keep one of them")
-        by_name[name] = file
-    stems = [_stem(video.name) for video in dataset.videos]
+    """JSON files of `detect`, each of the video whose folder or, without ending, file has its name."""
+    by_name = {file.stem: file for file in files}
+    paths = [Path(video.name) for video in dataset.videos]
+    stems = [path.name if path.name in by_name else path.stem for path in paths]
     twice = {name for name in stems if stems.count(name) > 1}
     if twice:
         raise UserError(f"{dataset.name} has several videos named {min(twice)}; results by file name do not tell them")
     source = files[0].parent if len(files) > 1 else files[0]
     _check_complete(source, [stems[video] for video in wanted], by_name)
     return lambda video: _detect_file(by_name[stems[video]], dataset, dataset.videos[video], rename, linked)
-
-
-def _stem(name: str) -> str:
-    return Path(name).stem
 
 
 def _linked_already(path: Path) -> UserError:

@@ -27,6 +27,8 @@ class SegmentationHead(TaskHead):
     that the scores of a whole batch are never held in full size.
     """
 
+    segments = True
+
     def __init__(self, num_classes: int, *, channels: int = 1024) -> None:
         super().__init__()
         if not 1 <= num_classes <= IGNORED:

@@ -35,6 +35,7 @@ class HeadWithTail(TaskHead):
         super().__init__()
         self.tail = tail
         self.head = head
+        self.segments = head.segments
 
     def forward(self, features: Features, image_sizes: Sequence[tuple[int, int]]) -> Sequence[Detections] | Tensor:
         return self.head((self.tail(features[0]),), image_sizes)

@@ -10,7 +10,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
@@ -108,15 +107,6 @@ def _blocks(url: str) -> Iterator[tuple[bytes, int | None]]:
             f"could not download {url} ({reason or error}); "
             f"give a local copy with --model FILE, or put it into {cache_folder()} (KEYWARP_CACHE)"
         ) from error
-
-
-def identified(name: str, weights: str | None = None) -> dict[str, Any]:
-    """Which model it was, for the head of results: its name (of a file without folders), its files' SHA-256."""
-    files = [Path(each) for each in (name, weights) if each and Path(each).is_file()]
-    return {
-        "model": Path(name).name if Path(name) in files else name,
-        "sha256": {path.name: sha256_of(path) for path in files},
-    }
 
 
 def sha256_of(path: Path) -> str:

@@ -5,6 +5,7 @@ A pulled model lies in the cache as models/NAME.safetensors, with its address an
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -16,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from keywarp.errors import UserError
-from keywarp.files import write_atomically
+from keywarp.files import laid_out_as, read_json, write_atomically
 from keywarp.networks.description import Description, readable
 from keywarp.networks.download import cache_folder, download, sha256_of
 from keywarp.networks.weight_files import read_description
@@ -87,7 +88,7 @@ def push(file: Path, address: str, *, private: bool = False) -> str:
     """
     description = read_description(file)
     if WEB.fullmatch(address):
-        target = address + file.name if address.endswith("/") else address
+        target = address + quote(file.name) if address.endswith("/") else address
         _put(file, target)
         return target
     hub = HUB.fullmatch(address)
@@ -119,12 +120,14 @@ def find(name: str) -> Path | None:
 
 
 def pulled() -> list[Pulled]:
-    """The models in the cache."""
+    """The models in the cache. Raises UserError where what is told of one is damaged."""
     models = []
     for record in sorted(models_folder().glob("*.json")):
         path = record.with_suffix(".safetensors")
         if path.is_file():
-            models.append(Pulled(record.stem, path=path, **json.loads(record.read_text())))
+            about = read_json(record)
+            with laid_out_as("the record of a pulled model", record):
+                models.append(Pulled(record.stem, about["address"], about["sha256"], path))
     return models
 
 
@@ -209,10 +212,10 @@ def _hub(repository: str) -> Iterator[ModuleType]:
 def _put(file: Path, url: str) -> None:
     with file.open("rb") as content:
         headers = {"Content-Length": str(file.stat().st_size), "Content-Type": "application/octet-stream"}
-        request = urllib.request.Request(url, data=content, method="PUT", headers=headers)
         try:
+            request = urllib.request.Request(url, data=content, method="PUT", headers=headers)
             with urllib.request.urlopen(request, timeout=60):
                 pass
-        except OSError as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
             raise UserError(f"could not upload to {url} ({reason}); does the address take PUT?") from error

@@ -28,7 +28,7 @@ def validation(
 
     def measure(network: nn.Module) -> dict[str, float]:
         assert isinstance(network, VideoModel)
-        if dataset.mask_classes and network.description["arguments"].get("task") == "segmentation":
+        if dataset.mask_classes and network.head.segments:
             classes = len(dataset.mask_classes)
             counts = sum(
                 (_segmented(network, video, classes) for video in mine), np.zeros((classes, classes), np.int64)
