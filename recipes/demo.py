@@ -101,7 +101,7 @@ def write(options: argparse.Namespace) -> None:
     path = options.output / "demo.safetensors"
     on_val = zip(WAYS, options.val, strict=True)
     about["metrics"] = {f"mAP {way}": measured(folder, "val", options.model, way) for way, folder in on_val}
-    about["training"]["commit"] = about["versions"].get("commit", "unknown")  # saving names the present one
+    about["training"].setdefault("commit", about["versions"].get("commit", "unknown"))  # saving names the present one
     about["training"]["data"] = [f"keywarp data synthesize {' '.join(f'--{k} {made[k]}' for k in ('size', 'seed'))}"]
     model = METHODS[about["method"]](**about["arguments"], classes=about["classes"])
     load_weights(model, options.model)

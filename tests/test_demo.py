@@ -68,8 +68,8 @@ def test_three_ways_side_by_side(tmp_path, capsys, monkeypatch):
     [
         ({}, ""),
         ({"dataset": "shapes:test"}, "must be of `keywarp evaluate DATA:val"),
-        ({"method": "dff"}, "--method sff --flow codec --interval 10 --key-position 0 --postprocess none"),
-        ({"arguments": {"flow": "codec", "interval": 5, "key_position": 0}}, "--interval 10 --key-position 0"),
+        ({"method": "dff"}, "--method sff --flow codec --interval 10 --key-position 5 --postprocess none"),
+        ({"arguments": {"flow": "codec", "interval": 5, "key_position": 5}}, "--interval 10 --key-position 5"),
         ({"sha256": {"model.safetensors": "0"}}, "must be of"),
         ({"row": "seq-nms"}, "must be of"),
         ({"videos": 20}, "DATA:val --videos 60 --model"),
@@ -82,7 +82,7 @@ def test_what_ships_is_made_of_its_own_evaluations(tmp_path, changed, refused):
     model.write_bytes(b"weights")
     of_model = {
         "method": "sff",
-        "arguments": {"flow": "codec", "interval": 10, "key_position": 0},
+        "arguments": {"flow": "codec", "interval": 10, "key_position": 5},
         "sha256": {"model.safetensors": sha256_of(model)},
     }
     setting = {"dataset": "shapes:val", "videos": 60, "iou": "vid", "model": of_model | changed} | changed

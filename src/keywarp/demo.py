@@ -34,7 +34,7 @@ CLIP = DEMO.with_suffix(".mp4")
 TRUTH = DEMO.with_suffix(".json")
 WAYS: dict[str, dict[str, Any]] = {
     "per frame": {"method": "rfcn"},
-    "fast": {"method": "sff", "flow": "codec", "interval": 10, "key_position": 0},
+    "fast": {"method": "sff", "flow": "codec", "interval": 10, "key_position": 5},
     "accurate": {"method": "impression-d", "interval": 5},
 }
 """What each way is called, and how the model is loaded for it."""
