@@ -2,7 +2,7 @@
 
     python recipes/demo.py MODEL.safetensors DATA --val RFCN SFF IMPRESSION --test RFCN SFF IMPRESSION
 
-Both are `keywarp evaluate`'s folders of the three ways of `keywarp.demo`, in their order: the mAP on val goes into the
+Both are `keywarp evaluate`'s folders of the three ways of `keywarp.demo`, in their order: the mAP on both goes into the
 file, and by the results on test the clip is chosen. MODEL is an Impression Network of `keywarp train`; its file also
 holds an R-FCN and a Deep Feature Flow. docs/weights.md has the commands.
 """
@@ -93,14 +93,17 @@ def main() -> int:
 
 def write(options: argparse.Namespace) -> None:
     """All three, once the evaluations are found to be the right ones. Raises UserError."""
-    for way, folder in zip(WAYS, options.test, strict=True):
-        measured(folder, "test", options.model, way)
+    folders = {"val": options.val, "test": options.test}
+    metrics = {
+        f"mAP {way}, {split}": measured(folder, split, options.model, way)
+        for split, of_ways in folders.items()
+        for way, folder in zip(WAYS, of_ways, strict=True)
+    }
     truth = read_json(options.data / "test.json")
     video = truth["videos"][typical(options.data, options.test)]
     about, made = read_description(options.model), truth["info"]
     path = options.output / "demo.safetensors"
-    on_val = zip(WAYS, options.val, strict=True)
-    about["metrics"] = {f"mAP {way}": measured(folder, "val", options.model, way) for way, folder in on_val}
+    about["metrics"] = metrics
     about["training"].setdefault("commit", about["versions"].get("commit", "unknown"))  # saving names the present one
     about["training"]["data"] = [f"keywarp data synthesize {' '.join(f'--{k} {made[k]}' for k in ('size', 'seed'))}"]
     model = METHODS[about["method"]](**about["arguments"], classes=about["classes"])

@@ -32,7 +32,8 @@ def test_the_weights_tell_how_they_were_trained():
     about = read_description(ASSETS / "demo.safetensors")
     assert about["method"] == "impression-d"
     assert about["training"]["config"]["steps"] > 100
-    assert list(about["metrics"]) == [f"mAP {way}" for way in demo.WAYS]
+    names = [f"mAP {way}, {split}" for split in ("val", "test") for way in demo.WAYS]
+    assert list(about["metrics"]) == names
     assert all(0.3 < value < 1 for value in about["metrics"].values())
 
 
@@ -54,9 +55,9 @@ def test_three_ways_side_by_side(tmp_path, capsys, monkeypatch):
         assert own["boxes"] > 10
         assert own["mAP"] > 0.3
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-3].startswith("fast: ")
-    assert lines[-2].startswith("accurate: ")
-    assert "60 clips by which the weights were chosen: per frame " in lines[-1]
+    assert lines[-5].startswith("fast: ")
+    assert lines[-4].startswith("accurate: ")
+    assert lines[-2].startswith("mAP on 60 test clips: per frame ")
     with av.open(str(tmp_path / "demo.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == len(open_dataset(ASSETS / "demo.json", "all").videos[0].frames)
     assert main(["demo", "--output", str(tmp_path), "--device", "cpu"]) == 2

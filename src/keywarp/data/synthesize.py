@@ -107,7 +107,7 @@ def synthesize(
     found = _checked(font, seed, workers)
     counts, length = SIZES[size]
     info = {"recipe": RECIPE, "size": size, "seed": seed, "flow": flow, "masks": masks, "font": found.name}
-    if _is_complete(output, {"description": "keywarp data synthesize", **info}):
+    if not _prepared(output, {"description": "keywarp data synthesize", **info}):
         return
     clips = {
         split: [Clip(output, found, seed, split, n, length, flow, masks) for n in range(count)]
@@ -156,7 +156,7 @@ def synthesize_pairs(
         raise UserError(f"wanted a share of pairs from 0 to 1 with only the objects' motion, got {objects}")
     found = _checked(font, seed, workers)
     info = {"recipe": RECIPE, "pairs": pairs, "seed": seed, "size": list(size), "apart": apart, "objects": objects}
-    if _is_complete(output, {"description": "keywarp data synthesize-pairs", **info, "font": found.name}):
+    if not _prepared(output, {"description": "keywarp data synthesize-pairs", **info, "font": found.name}):
         return
     (output / "data").mkdir(exist_ok=True)
     wanted = [Pair(output / "data", found, seed, number, size, apart, objects) for number in range(1, pairs + 1)]
@@ -189,8 +189,8 @@ def _finish(output: Path) -> None:
     shutil.rmtree(output / UNFINISHED)
 
 
-def _is_complete(output: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder holds all of these settings; else it is made ready, or holds an unfinished run of them."""
+def _prepared(output: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder is ready to be filled, or filled on, with what these settings make; False where it is full."""
     marker = output / UNFINISHED / SETTINGS
     wanted = json.dumps(settings)
     if output.exists() and not output.is_dir():
@@ -198,7 +198,7 @@ def _is_complete(output: Path, settings: dict[str, Any]) -> bool:
     if (output / SETTINGS).is_file() and (output / SETTINGS).read_text() == wanted:
         shutil.rmtree(output / UNFINISHED, ignore_errors=True)
         print(f"{output} is complete already")
-        return True
+        return False
     if marker.is_file():
         if marker.read_text() != wanted:
             raise UserError(f"{output} holds an unfinished run of other settings; name a new folder or delete it")
@@ -210,7 +210,7 @@ def _is_complete(output: Path, settings: dict[str, Any]) -> bool:
             write_atomically(marker, wanted)
         except OSError as error:
             raise UserError(f"cannot write into {output}: {error.strerror}; name another folder") from None
-    return False
+    return True
 
 
 def _folders(output: Path, split: str, flow: bool, masks: bool) -> Iterator[Path]:
