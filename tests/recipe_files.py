@@ -1,6 +1,6 @@
 """The scripts in recipes/ as modules, which no package holds."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,9 +9,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def recipe_module(name: str) -> ModuleType:
-    """recipes/NAME.py, imported."""
-    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    """recipes/NAME.py, imported as Python finds it when a script there runs."""
+    if str(RECIPES) not in sys.path:
+        sys.path.insert(0, str(RECIPES))
+    return importlib.import_module(name)

@@ -17,6 +17,9 @@ from keywarp.training.recipes import recipe
 from recipe_files import recipe_module
 
 study = recipe_module("study")
+study_rows, study_running, study_tables, study_trainings, study_work = (
+    recipe_module(f"study_{part}") for part in ("rows", "running", "tables", "trainings", "work")
+)
 
 
 def evaluation(folder, **percent):
@@ -31,12 +34,12 @@ def evaluation(folder, **percent):
 
 @pytest.fixture
 def whole(tmp_path):
-    return study.Study(tmp_path, study.Budget())
+    return study_work.Study(tmp_path, study_work.Budget())
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_command_is_one_of_keywarp(tmp_path, device):
-    whole = study.Study(tmp_path, study.Budget(), device=device)
+    whole = study_work.Study(tmp_path, study_work.Budget(), device=device)
     jobs = [*whole.jobs(), *whole.curves()]
     names = [job.name for job in jobs]
     assert len(set(names)) == len(names)
@@ -47,58 +50,58 @@ def test_every_command_is_one_of_keywarp(tmp_path, device):
 
 def test_every_row_is_measured_for_every_seed(whole):
     names = {job.name for job in whole.jobs()}
-    rows = [row for group in study.ROWS.values() for row in group]
+    rows = [row for group in study_rows.ROWS.values() for row in group]
     assert len({row.name for row in rows}) == len({row.folder for row in rows}) == len(rows)
     for row in rows:
         assert all(f"{seed} {row.name}, test" in names for seed in (0, 1, 2))
-        assert row.training in study.TRAININGS
+        assert row.training in study_trainings.TRAININGS
         assert not row.against or row.against in {other.name for other in rows}
 
 
 def test_long_trainings_have_four_times_the_steps(tmp_path):
-    for budget, steps in ((study.Budget(), 400), (study.QUICK, 4)):
-        commands = {job.name: job.command for job in study.Study(tmp_path, budget).jobs()}
+    for budget, steps in ((study_work.Budget(), 400), (study_work.QUICK, 4)):
+        commands = {job.name: job.command for job in study_work.Study(tmp_path, budget).jobs()}
         for name, times in (("frame", 1), ("psla-c", 1), ("frame-long", 4), ("psla-c-long", 4)):
             words = commands[f"0 {name}"]
             assert words[words.index("--steps") + 1] == times * steps
 
 
 def test_recipes_are_of_their_methods():
-    for method, function in study.TRAININGS.values():
+    for method, function in study_trainings.TRAININGS.values():
         assert method in METHODS
-        config = recipe(f"{study.__file__}:{function.__name__}", method)
+        config = recipe(f"{study_trainings.__file__}:{function.__name__}", method)
         assert config == function()
-        special = set(config.model) - set(study.SMALL) - {"flow"}
+        special = set(config.model) - set(study_trainings.SMALL) - {"flow"}
         left_out = {"cosine"} if method.startswith("iff") else set()  # no attention, which `attention` is named after
         assert special - options_of(method) == left_out
 
 
 def test_what_is_done_is_not_done_again_and_a_failure_keeps_what_needs_it(whole, capfd):
     jobs = [
-        study.Job("good", ("--version",)),
-        study.Job("bad", ("no-such-command",)),
-        study.Job("after bad", ("--version",), ("bad",)),
-        study.Job("after good", ("--version",), ("good",)),
+        study_work.Job("good", ("--version",)),
+        study_work.Job("bad", ("no-such-command",)),
+        study_work.Job("after bad", ("--version",), ("bad",)),
+        study_work.Job("after good", ("--version",), ("good",)),
     ]
     seen = []
-    assert study.Runner(whole, 2).run(jobs, lambda: seen.append(1)) == ["bad", "after bad"]
+    assert study_running.Runner(whole, 2).run(jobs, lambda: seen.append(1)) == ["bad", "after bad"]
     assert len(seen) == 2
     assert "bad failed" in capfd.readouterr().out
-    again = study.Runner(whole, 1)
+    again = study_running.Runner(whole, 1)
     assert again.run(jobs[:1] + jobs[3:], lambda: seen.append(1)) == []
     assert len(seen) == 2
     with pytest.raises(UserError, match=r"other settings \(good: --version, now --help\)"):
-        again.run([study.Job("good", ("--help",))], lambda: None)
-    trained = study.Job("trained", ("--version",), recipe={"steps": 4, "rates": {"head.": 1}})
+        again.run([study_work.Job("good", ("--help",))], lambda: None)
+    trained = study_work.Job("trained", ("--version",), recipe={"steps": 4, "rates": {"head.": 1}})
     assert again.run([trained], lambda: None) == []
     with pytest.raises(UserError, match=r"other settings \(trained: steps 4, now steps 5\)"):
         again.run([replace(trained, recipe={"steps": 5, "rates": {"head.": 1}})], lambda: None)
 
 
 def test_only_takes_what_is_needed_too(whole):
-    names = [job.name for job in study.wanted(list(whole.jobs()), ["1 DFF, test"])]
+    names = [job.name for job in study_work.wanted(list(whole.jobs()), ["1 DFF, test"])]
     assert names == ["data", "pairs", "flow", "1 detector", "1 settled", "1 dff", "1 DFF, test"]
-    assert [job.name for job in study.wanted(list(whole.curves()), ["1 DFF, test", "curve thp"])] == [
+    assert [job.name for job in study_work.wanted(list(whole.curves()), ["1 DFF, test", "curve thp"])] == [
         "curve thp, seed 0"
     ]
 
@@ -109,11 +112,11 @@ def lines_of(table):
 
 
 def test_tables_tell_means_spreads_and_paired_differences(whole):
-    rows = {row.name: row for group in study.ROWS.values() for row in group}
+    rows = {row.name: row for group in study_rows.ROWS.values() for row in group}
     for seed, (base, own) in enumerate([(60.0, 58.0), (50.0, 49.0)]):
         evaluation(whole.results(rows["per frame"], seed), **{"none": base, "seq-nms": base + 1})
         evaluation(whole.results(rows["DFF"], seed), none=own)
-    table = study.tables([study.results(whole)])
+    table = study_tables.tables([study_tables.results(whole)])
     lines = lines_of(table)
     assert "| 2 | 55.0 ± 7.1 | – | – | 27.5 ± 3.5 | 56.0 ± 7.1 | – |" in lines["per frame"]
     assert "| 53.5 ± 6.4 |" in lines["DFF"]
@@ -140,38 +143,42 @@ def test_tables_tell_means_spreads_and_paired_differences(whole):
     ],
 )
 def test_a_claim_holds_by_sign_and_spread(differences, published, told):
-    assert study.verdict(differences, published) == told
+    assert study_tables.verdict(differences, published) == told
 
 
 def test_all_claims_are_of_rows():
-    names = {row.name for group in study.ROWS.values() for row in group}
-    assert {name for claim in study.CLAIMS for name in (claim.row, claim.other)} <= names
-    assert all(claim.published[0] in "+-" for claim in study.CLAIMS)
-    ways = {way for claim in study.CLAIMS for _, way in claim.sides}
-    assert ways == set(study.LINKINGS)
+    names = {row.name for group in study_rows.ROWS.values() for row in group}
+    assert {name for claim in study_rows.CLAIMS for name in (claim.row, claim.other)} <= names
+    assert all(claim.published[0] in "+-" for claim in study_rows.CLAIMS)
+    ways = {way for claim in study_rows.CLAIMS for _, way in claim.sides}
+    assert ways == set(study_rows.LINKINGS)
 
 
 def test_seeds_of_earlier_calls_are_in_the_results_too(tmp_path):
-    row = next(row for group in study.ROWS.values() for row in group)
+    row = next(row for group in study_rows.ROWS.values() for row in group)
     for seed in (0, 2):
-        evaluation(study.Study(tmp_path, study.Budget()).results(row, seed), none=50.0)
-    later = study.Study(tmp_path, study.Budget(seeds=(1,)))
-    assert set(study.results(later)["rows"]["per frame"]) == {"0", "2"}
+        evaluation(study_work.Study(tmp_path, study_work.Budget()).results(row, seed), none=50.0)
+    later = study_work.Study(tmp_path, study_work.Budget(seeds=(1,)))
+    assert set(study_tables.results(later)["rows"]["per frame"]) == {"0", "2"}
     assert later.first == 0
-    earlier = study.Study(tmp_path, study.Budget(seeds=(0,)))
+    earlier = study_work.Study(tmp_path, study_work.Budget(seeds=(0,)))
     assert [job.command for job in later.curves()] == [job.command for job in earlier.curves()]
 
 
 def test_curves_stay_when_a_lower_seed_is_added(tmp_path):
-    runs = [study.Study(tmp_path, study.Budget(seeds=seeds)) for seeds in ((1,), (0,))]
+    runs = [study_work.Study(tmp_path, study_work.Budget(seeds=seeds)) for seeds in ((1,), (0,))]
     for run in runs:
-        study.Runner(run, 1).run([replace(job, command=("--version",), prepare=print) for job in run.curves()], print)
-    assert len(list((tmp_path / "done").iterdir())) == 2 * len(study.CURVES)
+        study_running.Runner(run, 1).run(
+            [replace(job, command=("--version",), prepare=print) for job in run.curves()], print
+        )
+    assert len(list((tmp_path / "done").iterdir())) == 2 * len(study_rows.CURVES)
 
 
 def test_a_seed_that_is_named_twice_runs_once(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(study.Runner, "run", lambda self, jobs, _: seen.append([job.name for job in jobs]) or [])
+    monkeypatch.setattr(
+        study_running.Runner, "run", lambda self, jobs, _: seen.append([job.name for job in jobs]) or []
+    )
     given = ("--quick", "--output", str(tmp_path), "--seeds", "0", "0", "--only", "0 per frame, test")
     monkeypatch.setattr(sys, "argv", ["study.py", *given])
     assert study.main() == 0
@@ -180,7 +187,7 @@ def test_a_seed_that_is_named_twice_runs_once(tmp_path, monkeypatch):
 
 def test_an_interruption_ends_all_that_runs(whole):
     long = ("data", "synthesize-pairs", whole.folder / "pairs", "--pairs", 10**6)
-    runner = study.Runner(whole, 2)
+    runner = study_running.Runner(whole, 2)
 
     def interrupt():
         while not (whole.folder / "pairs/data/00001_flow.flo").exists():
@@ -191,7 +198,7 @@ def test_an_interruption_ends_all_that_runs(whole):
     monitor = runner.running
     with pytest.raises(KeyboardInterrupt):
         runner.run(
-            [study.Job("short", ("--version",)), study.Job("long", long)],
+            [study_work.Job("short", ("--version",)), study_work.Job("long", long)],
             lambda: (processes.extend(monitor), interrupt()),
         )
     (process,) = processes
@@ -200,7 +207,7 @@ def test_an_interruption_ends_all_that_runs(whole):
 
 
 def test_seeds_of_another_recipe_are_not_added_to(tmp_path, capsys, monkeypatch):
-    before = study.Study(tmp_path, study.QUICK)
+    before = study_work.Study(tmp_path, study_work.QUICK)
     (job,) = (job for job in before.jobs() if job.name == "0 dff")
     (tmp_path / "seed0").mkdir()
     (tmp_path / "done").mkdir()
@@ -234,10 +241,10 @@ def test_the_speeds_are_measured_again_when_more_is_trained(whole):
         file = whole.weights(name, 0)
         file.parent.mkdir(parents=True)
         file.write_bytes(b"")
-        assert study.speeds_are_old(whole)
-        rows = [row.name for row in study.timed_rows(whole)]
+        assert study_running.speeds_are_old(whole)
+        rows = [row.name for row in study_running.timed_rows(whole)]
         (whole.folder / "speed.json").write_text(json.dumps({"milliseconds": dict.fromkeys(rows, 1.0)}))
-        assert not study.speeds_are_old(whole)
+        assert not study_running.speeds_are_old(whole)
     assert "DFF" in rows
 
 
@@ -247,19 +254,19 @@ def test_a_row_runs_from_nothing_without_a_network(tmp_path, capsys, monkeypatch
     assert study.main() == 0, capsys.readouterr().out
     assert "[5/5] 0 per frame, test" in capsys.readouterr().out
     known = json.loads((tmp_path / "results.json").read_text())
-    assert known["rows"]["per frame"]["0"].keys() == set(study.LINKINGS)
+    assert known["rows"]["per frame"]["0"].keys() == set(study_rows.LINKINGS)
     assert "| per frame | 1 | " in (tmp_path / "tables.md").read_text()
 
 
 def test_tables_of_runs_together_pair_within_each(tmp_path, capsys, monkeypatch):
-    rows = {row.name: row for group in study.ROWS.values() for row in group}
+    rows = {row.name: row for group in study_rows.ROWS.values() for row in group}
     files = []
     for name, figures in {"a": {"per frame": 60.0, "DFF": 58.0}, "b": {"per frame": 40.0, "FGFA": 41.0}}.items():
-        run = study.Study(tmp_path / name, study.Budget(seeds=(0,)))
+        run = study_work.Study(tmp_path / name, study_work.Budget(seeds=(0,)))
         for row, value in figures.items():
             evaluation(run.results(rows[row], 0), none=value)
         files.append(tmp_path / f"{name}.json")
-        files[-1].write_text(json.dumps(study.results(run)))
+        files[-1].write_text(json.dumps(study_tables.results(run)))
     monkeypatch.setattr(sys, "argv", ["study.py", "--tables", *map(str, files)])
     assert study.main() == 0
     lines = lines_of(capsys.readouterr().out)
@@ -279,51 +286,51 @@ def test_what_is_no_results_file_is_told(tmp_path, capsys, monkeypatch, text):
 
 
 def test_a_run_is_given_once(tmp_path):
-    row = next(row for group in study.ROWS.values() for row in group)
-    run = study.Study(tmp_path, study.Budget(seeds=(0,)))
+    row = next(row for group in study_rows.ROWS.values() for row in group)
+    run = study_work.Study(tmp_path, study_work.Budget(seeds=(0,)))
     evaluation(run.results(row, 0), none=50.0)
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     for file in files:
-        file.write_text(json.dumps(study.results(run)))
+        file.write_text(json.dumps(study_tables.results(run)))
     with pytest.raises(UserError, match="hold the same results; give each run once"):
-        study.read_results(files)
+        study_tables.read_results(files)
 
 
 def test_runs_from_other_imagenet_weights_share_no_table(tmp_path):
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     (tmp_path / "backbone.pth").write_bytes(b"weights")
     for file, backbone in zip(files, ("imagenet", str(tmp_path / "backbone.pth")), strict=True):
-        file.write_text(json.dumps(study.results(study.Study(tmp_path, study.Budget(), backbone))))
+        file.write_text(json.dumps(study_tables.results(study_work.Study(tmp_path, study_work.Budget(), backbone))))
     with pytest.raises(UserError, match="runs of one backbone"):
-        study.read_results(files)
+        study_tables.read_results(files)
 
 
 def test_runs_of_two_budgets_share_no_table(tmp_path):
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     for file, steps in zip(files, (400, 800), strict=True):
-        file.write_text(json.dumps(study.results(study.Study(tmp_path, study.Budget(steps=steps)))))
+        file.write_text(json.dumps(study_tables.results(study_work.Study(tmp_path, study_work.Budget(steps=steps)))))
     with pytest.raises(UserError, match="runs of one budget"):
-        study.read_results(files)
+        study_tables.read_results(files)
 
 
 def test_runs_of_two_protocols_share_no_row(tmp_path):
-    known = study.results(study.Study(tmp_path, study.Budget()))
+    known = study_tables.results(study_work.Study(tmp_path, study_work.Budget()))
     files = [tmp_path / f"{name}.json" for name in "abc"]
     for file, protocols in zip(files, ({"DFF": "1", "FGFA": "1"}, {"DFF": "1"}, {"FGFA": "2"}), strict=True):
         file.write_text(json.dumps(known | {"protocols": protocols}))
-    assert len(study.read_results(files[:2])) == 2
+    assert len(study_tables.read_results(files[:2])) == 2
     with pytest.raises(UserError, match=r"one protocol; in .*c\.json FGFA was trained otherwise"):
-        study.read_results(files)
+        study_tables.read_results(files)
 
 
 def test_a_protocol_is_of_the_recipe_and_what_it_starts_from(whole, monkeypatch):
-    rows = {row.name: row for group in study.ROWS.values() for row in group}
+    rows = {row.name: row for group in study_rows.ROWS.values() for row in group}
     before = {name: whole.protocol(rows[name]) for name in ("DFF", "PSLA c")}
     assert len(set(before.values())) == 2
-    monkeypatch.setitem(study.TRAININGS, "dff", ("dff", study.settled))
+    monkeypatch.setitem(study_trainings.TRAININGS, "dff", ("dff", study_trainings.settled))
     assert whole.protocol(rows["DFF"]) != before["DFF"]
     assert whole.protocol(rows["PSLA c"]) == before["PSLA c"]
-    monkeypatch.setitem(study.TRAININGS, "settled", ("rfcn", study.video))
+    monkeypatch.setitem(study_trainings.TRAININGS, "settled", ("rfcn", study_trainings.video))
     assert whole.protocol(rows["PSLA c"]) != before["PSLA c"]
     gate = rows["Impression d, g = 0"]
     assert whole.protocol(gate) != whole.protocol(replace(gate, arguments={"gate": 0.1}))
@@ -334,6 +341,6 @@ def test_the_same_weights_under_another_description(tmp_path):
     torch.manual_seed(0)
     model = impression("resnet-tiny", flow="flownet-tiny", num_classes=3, shorter=64, longer=96)
     save_model(tmp_path / "d.safetensors", model, model.description | {"classes": ["a", "b", "c"]})
-    study.described(tmp_path / "d.safetensors", tmp_path / "new/g0.safetensors", None, {"gate": 0.0})
+    study_work.described(tmp_path / "d.safetensors", tmp_path / "new/g0.safetensors", None, {"gate": 0.0})
     assert load(tmp_path / "d.safetensors", device="cpu").memory_gate == 1
     assert load(tmp_path / "new/g0.safetensors", device="cpu").memory_gate == 0
