@@ -196,7 +196,7 @@ class VideoModel(nn.Module):
     def forward(self, clip: Tensor, plan: Sequence[Step]) -> StepOutput:
         """The last step's output, after carrying out a fixed plan on clips `[B, T, 3, H, W]` (training).
 
-        Frame t of all B clips goes together; each clip is its own reference. A still image is the plan of one key
+        Frame t of all B clips goes together; each clip is its own reference. A frame alone is the plan of one key
         step: its features are used as they are, neither warped nor scaled.
         """
         memories: dict[int, Memory] = {}

@@ -16,11 +16,13 @@ class TrainingPlan:
 
     offsets: of every frame but the last, the labelled one, the range (first, last) relative to it from which the frame
     is drawn. distinct: the drawn offsets differ. steps: over the clip's frames 0 … len(offsets), the labelled one last.
+    repeats_stills: a still image stands for every frame of its clip; otherwise it goes through one key step.
     """
 
     offsets: tuple[tuple[int, int], ...]
     steps: tuple[Step, ...]
     distinct: bool = False
+    repeats_stills: bool = False
 
     @property
     def length(self) -> int:
@@ -29,7 +31,7 @@ class TrainingPlan:
 
 
 SINGLE = TrainingPlan((), (Step((0,), is_key=True),))
-"""The labelled frame alone: per-frame methods; and still images for every method."""
+"""The labelled frame alone: per-frame methods; and still images, where they are not repeated."""
 
 
 def pair(interval: int) -> TrainingPlan:
@@ -46,7 +48,7 @@ def triplet(interval: int) -> TrainingPlan:
         Step((1,), is_key=True, references=(0,)),
         Step((2,), is_key=False, references=(1,)),
     )
-    return TrainingPlan(((-interval, -half), (-half, half)), steps)
+    return TrainingPlan(((-interval, -half), (-half, half)), steps, repeats_stills=True)
 
 
 def window(neighbours: int, radius: int = 9, *, with_current: bool) -> TrainingPlan:
@@ -60,4 +62,4 @@ def window(neighbours: int, radius: int = 9, *, with_current: bool) -> TrainingP
         *(Step((t,), is_key=True, emits=False) for t in frames),
         Step((neighbours,), is_key=False, references=references),
     )
-    return TrainingPlan(((-radius, radius),) * neighbours, steps, distinct=True)
+    return TrainingPlan(((-radius, radius),) * neighbours, steps, distinct=True, repeats_stills=True)

@@ -53,8 +53,17 @@ def test_clips_stay_inside_short_videos(plan, t):
 
 def test_a_key_frame_that_is_the_frame_itself_and_a_still_are_single():
     assert [7] in drawn(pair(10), 7, 100)
-    assert all(c == [0] for c in drawn(triplet(10), 0, 1))
-    assert all(c == [0] for c in drawn(window(2, with_current=True), 0, 1))
+    assert all(c == [0] for c in drawn(pair(10), 0, 1))
+
+
+@pytest.mark.parametrize("plan", [triplet(10), window(2, with_current=True), window(2, with_current=False)])
+def test_a_still_stands_for_all_three_images(plan):
+    """002, 4.1; 003, 4: "if sampled from DET, all images are same"; so do FGFA's authors."""
+    assert all(c == [0, 0, 0] for c in drawn(plan, 0, 1))
+    stills = toy(2, length=1)
+    sample = clips([stills], plan)[0]
+    assert sample.frames.shape[0] == 3
+    assert (sample.frames == sample.frames[0]).all()
 
 
 def test_every_labelled_frame_comes_once_an_epoch():

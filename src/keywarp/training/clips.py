@@ -30,7 +30,7 @@ ATTEMPTS = 20
 class Sample:
     """One training clip.
 
-    frames: `[T, 3, H, W]` uint8 RGB, the labelled one last; one frame alone of a still. target: of the last frame.
+    frames: `[T, 3, H, W]` uint8 RGB, the labelled one last; a frame alone where all are the same. target: of the last.
     name: video and frame, for messages. warnings: what could not be read on the way.
     """
 
@@ -158,8 +158,10 @@ class TrainingClips(Dataset[Sample]):
 def frame_indices(plan: TrainingPlan, t: int, length: int, rng: np.random.Generator) -> list[int]:
     """The frames of a clip whose labelled frame is t, which comes last: drawn by the plan, kept inside the video.
 
-    A clip whose frames are all the same one (a still; or the key frame itself was drawn) is that frame alone.
+    A still is repeated where the plan says so. Any other clip whose frames are all the same one is that frame alone.
     """
+    if length == 1 and plan.repeats_stills:
+        return [t] * plan.length
     if plan.distinct and plan.offsets:
         first, last = plan.offsets[0]
         offsets = rng.choice(np.arange(first, last + 1), len(plan.offsets), replace=False)

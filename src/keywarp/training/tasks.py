@@ -24,7 +24,7 @@ class Task(nn.Module, ABC):
 
 
 class VideoTask(Task):
-    """A video model's losses on training clips (the steps of its training plan; one key step for a still)."""
+    """A video model's losses on training clips (the steps of its training plan; one key step for a frame alone)."""
 
     def __init__(self, model: VideoModel) -> None:
         super().__init__()
