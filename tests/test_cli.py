@@ -102,6 +102,7 @@ def test_classes_by_name_or_id(clip, tmp_path, arguments):
         (["--frames", "100:"], "start 100 is past the end: street.mp4 has 23 frames"),
         (["--tresholdd", "0.3"], "Did you mean --threshold?"),
         (["--classes", "thin"], "unknown class 'thin'; did you mean thing?"),
+        (["--classes", " , "], "--classes names no class; leave it out for all"),
         (["--classes", "7"], "--classes 7 is no class id; the model has 0 to 0"),
         (["--overwrite", "--resume"], "give one of them"),
     ],
@@ -163,6 +164,16 @@ def test_an_unexpected_failure_is_one_line_and_a_traceback_only_on_demand(clip, 
     monkeypatch.setenv("KEYWARP_DEBUG", "1")
     with pytest.raises(RuntimeError, match="long story"):
         main(["detect", clip, "--output", str(tmp_path / "out")])
+
+
+def test_a_place_that_cannot_be_used_is_a_mistake_in_what_was_asked(clip, tmp_path, capsys, monkeypatch):
+    def load(*_, **__):
+        (tmp_path / "none/model").read_bytes()
+
+    monkeypatch.setattr(loading, "load", load)
+    monkeypatch.delenv("KEYWARP_DEBUG", raising=False)
+    error = fails(capsys, 2, "detect", clip, "--output", str(tmp_path / "out"))
+    assert f"cannot read or write {tmp_path / 'none/model'}: No such file or directory; check" in error
 
 
 def test_a_full_disk_leaves_what_was_done(tmp_path, capsys):

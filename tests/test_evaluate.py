@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -244,8 +245,8 @@ def test_an_unreadable_frame_stops_it_and_resuming_goes_on(toy, tmp_path, use):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model": ""}, "give --model, a model to run, or --results"),
-        ({"results": ("a.json",)}, "give --model, a model to run, or --results"),
+        ({"model": ""}, "give either --model, a model to run, or --results"),
+        ({"results": ("a.json",)}, "give either --model, a model to run, or --results"),
         ({"postprocess": ("seqnms",)}, "unknown post-processing 'seqnms'; did you mean seq-nms"),
         ({"rename": ("red=grene",)}, "'grene'; did you mean green"),
     ],
@@ -408,3 +409,30 @@ def test_what_ran_is_told_by_its_file_and_precision():
     about = evaluating.described(model, "demo")
     assert about["sha256"] == {"demo.safetensors": sha256_of(DEMO)}
     assert about["half"] is True
+
+
+def test_classes_of_pixels_are_the_same_by_name(tmp_path, use, monkeypatch):
+    model = use(colour_model(interval=12))
+    model.head, model.classes = MaskHead(), ("ground", "red", "green", "blue")
+    data = toy_videos(masks=True, length=6)
+    monkeypatch.setattr(evaluating, "split_of", lambda *_: ())
+    monkeypatch.setattr(evaluating, "chosen", lambda dataset, _: dataset)
+
+    def measured(name, classes, **given):
+        monkeypatch.setattr(evaluating, "open_dataset", lambda *_: replace(data, mask_classes=classes))
+        (row,) = evaluate("toy", options(tmp_path / name, **given))
+        return row
+
+    whole = measured("same", ("ground", "red", "green", "blue"))
+    renamed = measured("renamed", ("ground", "rot", "green", "blue"), rename=("red=rot",))
+    assert renamed.measures == whole.measures
+    lacking = measured("lacking", ("ground", "rot", "green", "blue"))
+    assert lacking.by_class["ground"] == whole.by_class["ground"]
+    assert "rot" not in lacking.by_class or lacking.by_class["rot"]["IoU"] == 0
+    assert lacking.measures["mIoU"] < whole.measures["mIoU"]
+    with pytest.raises(UserError, match="unknown class to rename 'foo'"):
+        measured("unknown", ("ground", "red", "green", "blue"), rename=("foo=red",))
+    model.head = colour_model().head
+    monkeypatch.setattr(evaluating, "open_dataset", lambda *_: replace(data, classes=()))
+    with pytest.raises(UserError, match="has label maps and no boxes; give a segmentation model"):
+        evaluate("toy", options(tmp_path / "boxes"))

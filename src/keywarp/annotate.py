@@ -276,6 +276,8 @@ def _labels(known: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] | No
             raise UserError(f"--classes {name} is no class id; the model has 0 to {len(known) - 1}")
         else:
             raise unknown("class", name, known)
+    if wanted and not labels:
+        raise UserError("--classes names no class; leave it out for all")
     return tuple(sorted(labels)) or None
 
 

@@ -18,6 +18,7 @@ from keywarp.options import (
     BoxOptions,
     EvaluateOptions,
     RunOptions,
+    SegmentOptions,
     TradeoffOptions,
     TrainFlowOptions,
     TrainOptions,
@@ -40,7 +41,8 @@ app.command(speed)
 models = App(name="models", help="List methods with what they cost; show, pull and push weight files.")
 app.command(models)
 
-RUN, BOXES, LOOK = RunOptions(), BoxOptions(), VisualizeOptions()  # the defaults
+WRONG_PATH = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+RUN, SEGMENTS, BOXES, LOOK = RunOptions(), SegmentOptions(), BoxOptions(), VisualizeOptions()  # the defaults
 EVALUATION, TRADEOFF = EvaluateOptions(), TradeoffOptions()
 
 
@@ -67,7 +69,7 @@ def detect(source: Sources, run: RunOptions = RUN, boxes: BoxOptions = BOXES) ->
 
 
 @app.command
-def segment(source: Sources, run: RunOptions = RUN) -> int:
+def segment(source: Sources, run: SegmentOptions = SEGMENTS) -> int:
     """Label every pixel: an annotated NAME.mp4, NAME.json, and label maps NAME/000000.png … for every video."""
     from keywarp.annotate import annotate
 
@@ -441,6 +443,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("KEYWARP_DEBUG"):
             raise
+        if isinstance(error, WRONG_PATH) and error.filename is not None:
+            return _fail(f"cannot read or write {error.filename}: {error.strerror}; check the path and its rights", 2)
         hint = "(run with KEYWARP_DEBUG=1 for the traceback)"
         return _fail(f"unexpected {type(error).__name__}: {error} {hint}", 1)
 

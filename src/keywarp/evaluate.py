@@ -135,7 +135,7 @@ def chosen(dataset: VideoDataset, positions: Sequence[int]) -> VideoDataset:
 def _check(options: EvaluateOptions) -> None:
     """What can be told before anything is read."""
     if bool(options.model) == bool(options.results):
-        raise UserError("give --model, a model to run, or --results, stored detections")
+        raise UserError("give either --model, a model to run, or --results, stored detections")
     choices = options.choices | {"oracle": options.oracle}
     given = [name for name, value in choices.items() if not (value is None or value is False or value == "auto")]
     if options.results and given:
@@ -157,6 +157,8 @@ def _check_task(model: VideoModel, dataset: VideoDataset, options: EvaluateOptio
     if not model.head.segments:
         if options.l_pairs is not None:
             raise UserError("--l-pairs is for segmentation; the model finds boxes")
+        if not dataset.classes:
+            raise UserError(f"{dataset.name} has label maps and no boxes; give a segmentation model")
         return
     if options.l_pairs is not None:
         check_carries(model, options.l_pairs)
@@ -244,13 +246,14 @@ def judge(
 def _segmentation(
     model: VideoModel, dataset: VideoDataset, options: EvaluateOptions
 ) -> tuple[list[Row], dict[str, float]]:
-    """mIoU of a segmentation model on the labelled frames; the pixels of each video are counted once and kept."""
+    """mIoU of a segmentation model on the labelled frames; the pixels of each video are counted once and kept.
+
+    Classes are the same by name; what the model takes for one that the data set has not is wrong.
+    """
     classes = dataset.mask_classes
-    if len(model.classes) != len(classes):
-        raise UserError(
-            f"the model has {len(model.classes)} classes, {dataset.name} {len(classes)}; give a fitting one"
-        )
-    total = np.zeros((len(classes), len(classes)), np.int64)
+    labels = class_map(model.classes, replace(dataset, classes=classes), options.renamed)
+    labels = np.where(labels < 0, len(classes), labels)
+    total = np.zeros((len(classes) + 1, len(classes) + 1), np.int64)
     files = [options.output / "none" / f"{number:05d}.json" for number in range(len(dataset.videos))]
     with ProgressBar(Path(dataset.name).name, len(files)) as bar:
         for number, (video, path) in enumerate(zip(dataset.videos, files, strict=True)):
@@ -261,18 +264,21 @@ def _segmentation(
                     frames += 1
                     truth = video.annotation(result.index).mask if result.index in labelled else None
                     if truth is not None and result.segmentation is not None:
-                        counts += confusion(result.segmentation, truth, len(classes))
+                        counts += confusion(labels[result.segmentation], truth, len(classes) + 1)
                 seconds = timer.seconds["model"]
                 write_atomically(path, json.dumps({"counts": counts.tolist(), "frames": frames, "seconds": seconds}))
             total += np.array(json.loads(path.read_text())["counts"])
             bar.show(number + 1, number + 1, 0)
-    measures = {"mIoU": mean_iou(total), "pixel accuracy": float(np.diag(total).sum() / max(total.sum(), 1))}
+    measures = {
+        "mIoU": mean_iou(total, len(classes)),
+        "pixel accuracy": float(np.diag(total).sum() / max(total.sum(), 1)),
+    }
     if options.l_pairs is not None:
-        pairs = l_pairs(model, dataset, options.l_pairs)
+        pairs = l_pairs(model, dataset, options.l_pairs, labels)
         measures["mIoU of l-pairs"] = pairs.mean
         measures |= {f"mIoU, key frame {o} before": value for o, value in enumerate(pairs.by_offset)}
         measures["snippets too short"] = sum(pairs.skipped)
-    overlaps = zip(classes, class_iou(total).tolist(), strict=True)
+    overlaps = zip(classes, class_iou(total)[: len(classes)].tolist(), strict=True)
     by_class = {name: {"IoU": value} for name, value in overlaps if not np.isnan(value)}
     stored = [json.loads(path.read_text()) for path in files]
     frames, seconds = (sum(each[key] for each in stored) for key in ("frames", "seconds"))

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from keywarp.alignment.correspondence import Aligner
 from keywarp.alignment.feature_flow import AdvancedFeatureFlow, BasicFeatureFlow
 from keywarp.alignment.flownet import FLOW_NETWORKS
+from keywarp.errors import UserError
 from keywarp.methods import METHODS, dff, rfcn
 from keywarp.model import VideoModel, frame_of
 from keywarp.networks.description import readable
@@ -202,7 +203,9 @@ def show_model(model: str, as_json: bool = False) -> None:
     """What a weight file, the demo's or a pulled one by name, says of its model, on standard output."""
     from keywarp.loading import local_file
 
-    file = local_file(model) or Path(model)
+    file = local_file(model)
+    if file is None:
+        raise UserError(f"no weight file and no pulled model {model}; `keywarp models` lists what there is")
     description, digest = read_header(file), sha256_of(file)
     if as_json:
         print(json.dumps(description | {"sha256": digest}, indent=1, ensure_ascii=False))

@@ -115,6 +115,9 @@ def _trained(name: str, method: str | None, weights: str | None, options: dict[s
     method = method or recipe["method"]
     if method not in METHODS:
         raise unknown(f"method of {path}", method, METHODS)
+    names, outputs = len(recipe["classes"]), recipe["arguments"].get("num_classes")
+    if outputs not in (None, names):
+        raise UserError(f"{path} has {names} class names for {outputs} classes; its description is damaged")
     from_file = taken_over(recipe, method) | {"classes": recipe["classes"]}
     built = METHODS[method](**(from_file | _known(method, options, live)))
     check_normalisation(built, recipe, path)

@@ -87,6 +87,16 @@ class RunOptions(ModelOptions):
         return start or 0, stop
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions(RunOptions):
+    """The same, of `segment`."""
+
+    model: Annotated[str, Parameter(help="name or file of a segmentation model")] = (
+        "torchvision/lraspp_mobilenet_v3_large"
+    )
+
+
 def _at_least_one(name: str, value: int | None) -> None:
     if value is not None and value < 1:
         raise UserError(f"--{name} must be at least 1, got {value}")

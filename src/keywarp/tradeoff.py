@@ -92,6 +92,8 @@ def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
     if twice:
         raise UserError(f"several candidates are named {min(twice)}; give the files names that differ")
     if options.oracle:
+        if not any(e.note == ORACLE for e in entries):
+            raise UserError("--oracle is for models whose key frames come first in their segment (DFF, THP)")
         check_labels(dataset)
     clock, reads = clock_for(entries[0].model.device, options.threads)
     setting = {

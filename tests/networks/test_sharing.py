@@ -169,7 +169,7 @@ def test_the_demo_s_file_is_shown_by_name(cache, capsys):
     assert main(["models", "show", "demo"]) == 0
     assert "impression-d" in capsys.readouterr().out
     assert main(["models", "show", "demos"]) == 2
-    assert "demos is no .safetensors file" in capsys.readouterr().err
+    assert "no weight file and no pulled model demos" in capsys.readouterr().err
 
 
 def test_an_address_is_pulled_once_by_model(store, weights):

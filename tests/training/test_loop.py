@@ -1,6 +1,7 @@
 """The loop: resumed and parallel runs give what unbroken and single ones give; what goes wrong is survived or told."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -310,3 +311,11 @@ def test_sigterm_to_the_whole_job_is_an_interruption(tmp_path):
     said, _ = child.communicate(timeout=60)
     assert "interrupted at step" in said
     assert "DataLoader worker" not in said
+
+
+def test_what_stops_a_reading_process_is_one_line_and_ends_it(tmp_path):
+    broken = toy(1, broken=tuple(range(12)))
+    with pytest.raises(InterruptedWorkError, match=r"^\d+ training clips in a row are of no use: ") as error:
+        fit(run_of(tmp_path, data=[broken], workers=1))
+    assert "Traceback" not in str(error.value)
+    assert not multiprocessing.active_children()

@@ -42,6 +42,8 @@ def read_motion(path: Path) -> list[np.ndarray]:
         from scipy.io.matlab import MatReadError
     except ImportError:
         raise UserError("a .mat file needs scipy: pip install 'keywarp[evaluate]'") from None
+    if not path.is_file():
+        raise UserError(f"no motion file {path}; give ImageNet VID's .mat file")
     try:
         cells = loadmat(path, variable_names=[VARIABLE]).get(VARIABLE)
     except (OSError, ValueError, TypeError, IndexError, NotImplementedError, zlib.error, MatReadError) as error:

@@ -44,9 +44,12 @@ def class_iou(counts: np.ndarray) -> np.ndarray:
     return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
 
 
-def mean_iou(counts: np.ndarray) -> float:
-    """The mean over the classes that occur, in the truth or in what was predicted; NaN when none does."""
-    each = class_iou(counts)
+def mean_iou(counts: np.ndarray, classes: int | None = None) -> float:
+    """The mean over the classes that occur, in the truth or in what was predicted; NaN when none does.
+
+    classes: of the first so many alone, where the rest are classes of the model that the truth does not know.
+    """
+    each = class_iou(counts)[:classes]
     known = each[~np.isnan(each)]
     return float(known.mean()) if len(known) else float("nan")
 
@@ -63,19 +66,22 @@ class LPairs(NamedTuple):
     skipped: tuple[int, ...]
 
 
-def l_pairs(model: VideoModel, dataset: VideoDataset, interval: int) -> LPairs:
+def l_pairs(model: VideoModel, dataset: VideoDataset, interval: int, labels: np.ndarray | None = None) -> LPairs:
     """Mean IoU with a key frame every `interval` frames, on snippets with one labelled frame (004, section 5.2).
 
     For each offset o = 0 … interval − 1 a labelled frame i is segmented with the features of the key frame i − o
     carried to it (o = 0: its own), nothing else remembered; the mean IoU of each offset, and their mean. So a frame at
-    every distance from its key frame counts alike, as it would if all frames were labelled. Raises UserError, and
+    every distance from its key frame counts alike, as it would if all frames were labelled. labels: the data set's of
+    each class of the model, their number for one that it has not; None where both have the same. Raises UserError, and
     UnreadableFrameError.
     """
     classes = len(dataset.mask_classes)
     if not classes:
         raise UserError(f"{dataset.name} has no label maps; give a data set for segmentation")
     check_carries(model, interval)
-    counts = np.zeros((interval, classes, classes), np.int64)
+    if labels is None:
+        labels = np.arange(classes)
+    counts = np.zeros((interval, classes + 1, classes + 1), np.int64)
     skipped = np.zeros(interval, np.int64)
     for video in (dataset.videos[position] for position in range(len(dataset.videos))):
         for index in video.labelled:
@@ -86,8 +92,8 @@ def l_pairs(model: VideoModel, dataset: VideoDataset, interval: int) -> LPairs:
             skipped[len(near) :] += 1
             *keys, image = video.frames.read(near)
             for offset, key in enumerate([image, *reversed(keys)]):
-                counts[offset] += confusion(_carried(model, key, image), truth, classes)
-    by_offset = [mean_iou(each) for each in counts]
+                counts[offset] += confusion(labels[_carried(model, key, image)], truth, classes + 1)
+    by_offset = [mean_iou(each, classes) for each in counts]
     known = [value for value in by_offset if value == value]
     return LPairs(float(np.mean(known)) if known else float("nan"), tuple(by_offset), tuple(skipped.tolist()))
 

@@ -86,6 +86,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             return dict(json.loads((file.metadata() or {})["keywarp"]))
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}, or it cannot be read") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no .safetensors file: {error}") from None
     except (KeyError, ValueError, TypeError):

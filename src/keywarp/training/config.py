@@ -78,9 +78,11 @@ class TrainConfig:
         }.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be {least} or more, got {getattr(self, name)}")
-        for name in ("rate_per_image", "warmup", "patience", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("rate_per_image", "warmup", "patience", "weight_decay", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be a number of 0 or more, got {getattr(self, name)}")
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise UserError(f"clip_norm must be a number above 0, got {self.clip_norm}")
         for name in ("flip", "degrade", "colour", "ema", "momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must be 0 to 1, got {getattr(self, name)}")

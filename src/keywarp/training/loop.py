@@ -126,6 +126,7 @@ def fit(run: Run) -> Progress:
                 log.guard("best weights", lambda: run.save(judged, "best", measures, progress.step))
 
     whole = True  # whether the network is as after a whole step
+    batches: Iterator[Any] = iter(())
     try:
         batches = iter(loader)
         if run.validate is not None and progress.is_due(config):  # the run was interrupted in it
@@ -141,7 +142,7 @@ def fit(run: Run) -> Progress:
                 sums: dict[str, float] = {}
                 for part in range(config.accumulate):
                     with log.waiting():
-                        batch = next(batches)
+                        batch = _next(batches)
                     log.warn(batch.warnings)
                     batch = batch.to(fabric.device)
                     with fabric.no_backward_sync(task, enabled=part + 1 < config.accumulate):
@@ -177,6 +178,8 @@ def fit(run: Run) -> Progress:
         raise
     finally:
         log.close()
+        # A traceback that holds the iterator would keep the workers, for which Python waits at its end.
+        getattr(batches, "_shutdown_workers", lambda: None)()
     if fabric.is_global_zero:
         run.save(network if mean is None else mean.module, "model", progress.measures, progress.step)
     fabric.barrier()
@@ -222,6 +225,15 @@ def _outlive_one_signal(worker: int) -> None:
     """Ctrl-C and a cluster's SIGTERM reach every process of a job: the training process ends the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def _next(batches: Iterator[Any]) -> Any:
+    """The next batch. A reading process wraps its error's message in a traceback; it comes out as it was."""
+    try:
+        return next(batches)
+    except (InterruptedWorkError, UserError) as error:
+        kind = type(error)
+        raise kind(str(error).rstrip().rsplit(f"{kind.__name__}: ", 1)[-1]) from None
 
 
 def _running_mean(network: nn.Module, config: TrainConfig) -> AveragedModel | None:
