@@ -47,7 +47,8 @@ class ModelOptions:
             _at_least_one(name, getattr(self, name))
         position, interval = self.key_position, self.interval
         if position is not None and (position < 0 or (interval is not None and position >= interval)):
-            raise UserError(f"--key-position must be 0 to --interval − 1, got {position} with interval {interval}")
+            given = "" if interval is None else f" with interval {interval}"
+            raise UserError(f"--key-position must be 0 to --interval − 1, got {position}{given}")
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -181,6 +182,8 @@ class EvaluateOptions(ModelOptions, MeasureOptions):
         _one_way(self.overwrite, self.resume)
         if not 0 <= self.score <= 1:
             raise UserError(f"--score must be 0 to 1, got {self.score:g}")
+        if self.worst < 0:
+            raise UserError(f"--worst must be 0 or more, got {self.worst}")
         _at_least_one("l-pairs", self.l_pairs)
         _at_least_one("threads", self.threads)
         if not self.postprocess:
