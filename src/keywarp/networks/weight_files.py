@@ -29,8 +29,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch.load raise nearly anything
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} is no weight file (.safetensors, or .pth of tensors only): {reason}") from None
+        # What safetensors says is of use; torch's stories of `weights_only` and single opcodes are not.
+        reason = f": {str(error).splitlines()[0][:120]}" if isinstance(error, SafetensorError) else ""
+        raise UserError(f"{path} is no weight file (.safetensors, or .pth of tensors only){reason}") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
