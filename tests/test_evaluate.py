@@ -432,6 +432,7 @@ def test_classes_of_pixels_are_the_same_by_name(tmp_path, use, monkeypatch):
     assert lacking.measures["mIoU"] < whole.measures["mIoU"]
     with pytest.raises(UserError, match="unknown class to rename 'foo'"):
         measured("unknown", ("ground", "red", "green", "blue"), rename=("foo=red",))
+    assert not (tmp_path / "unknown").exists()
     model.head = colour_model().head
     monkeypatch.setattr(evaluating, "open_dataset", lambda *_: replace(data, classes=()))
     with pytest.raises(UserError, match="has label maps and no boxes; give a segmentation model"):

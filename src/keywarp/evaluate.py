@@ -33,7 +33,7 @@ from keywarp.loading import load as load_model
 from keywarp.model import VideoModel
 from keywarp.networks.download import sha256_of
 from keywarp.options import EvaluateOptions
-from keywarp.oracle import can_follow, check_labels, scheduled_by_truth
+from keywarp.oracle import FOLLOWERS, can_follow, check_labels, scheduled_by_truth
 from keywarp.outputs import check_writable, claim
 from keywarp.postprocess import apply
 from keywarp.predictor import VideoPredictor
@@ -72,15 +72,17 @@ def evaluate(address: str, options: EvaluateOptions) -> list[Row]:
         setting |= {"model": described(model, options.model, options.weights)}
         setting |= {"oracle": True} if options.oracle else {}
         _check_task(model, dataset, options)
+        known = replace(dataset, classes=dataset.mask_classes) if model.head.segments else dataset
+        labels = class_map(model.classes, known, options.renamed)
         index: dict[str, Any] = {"classes": list(dataset.classes), "videos": [video.name for video in dataset.videos]}
         index |= {"postprocess": list(options.postprocess), "rename": options.renamed, "setting": setting}
         if not model.head.segments:
-            _warn_of_unknown(dataset, class_map(model.classes, dataset, options.renamed))
+            _warn_of_unknown(dataset, labels)
         claim(options.output, index, (*options.postprocess, WORST), what=WHAT, document=DOCUMENT, **anew)
         if model.head.segments:
-            rows, run = _segmentation(model, dataset, options)
+            rows, run = _segmentation(model, dataset, labels, options)
         else:
-            run = run_model(model, dataset, options)
+            run = run_model(model, dataset, labels, options)
             kept = {name: _kept(options.output / name) for name in options.postprocess}
             rows, pictures = judge(kept, dataset, truths, options)
     else:
@@ -151,8 +153,7 @@ def _check_task(model: VideoModel, dataset: VideoDataset, options: EvaluateOptio
     """Refuse what is not for this model."""
     if options.oracle:
         if model.head.segments or not can_follow(model):
-            wanted = "detectors that carry key frames which come first in their segment (DFF, THP)"
-            raise UserError(f"--oracle is for {wanted}")
+            raise UserError(FOLLOWERS)
         check_labels(dataset)
     if not model.head.segments:
         if options.l_pairs is not None:
@@ -200,13 +201,14 @@ def _stored(whole: VideoDataset, positions: Sequence[int], options: EvaluateOpti
     return rows
 
 
-def run_model(model: VideoModel, dataset: VideoDataset, options: EvaluateOptions) -> dict[str, float]:
+def run_model(
+    model: VideoModel, dataset: VideoDataset, labels: np.ndarray, options: EvaluateOptions
+) -> dict[str, float]:
     """Run the model over the videos that have no stored detections yet, and store theirs; what that took.
 
-    Of the boxes, those of the data set's classes are kept. Post-processing starts from what the head has before its own
-    suppression.
+    labels: the data set's of each of the model's; boxes of those that it has not are dropped. Post-processing starts
+    from what the head has before its own suppression.
     """
-    labels = class_map(model.classes, dataset, options.renamed)
     linked = set(options.postprocess) != {"none"}
     done, worked, keys = 0, 0, 0
     with ProgressBar(Path(dataset.name).name, sum(len(video.frames) for video in dataset.videos)) as bar:
@@ -244,14 +246,13 @@ def judge(
 
 
 def _segmentation(
-    model: VideoModel, dataset: VideoDataset, options: EvaluateOptions
+    model: VideoModel, dataset: VideoDataset, labels: np.ndarray, options: EvaluateOptions
 ) -> tuple[list[Row], dict[str, float]]:
     """mIoU of a segmentation model on the labelled frames; the pixels of each video are counted once and kept.
 
-    Classes are the same by name; what the model takes for one that the data set has not is wrong.
+    labels: the data set's of each of the model's; what is taken for one that the data set has not is wrong.
     """
     classes = dataset.mask_classes
-    labels = class_map(model.classes, replace(dataset, classes=classes), options.renamed)
     labels = np.where(labels < 0, len(classes), labels)
     total = np.zeros((len(classes) + 1, len(classes) + 1), np.int64)
     files = [options.output / "none" / f"{number:05d}.json" for number in range(len(dataset.videos))]

@@ -106,7 +106,8 @@ def cost(name: str, build: Callable[[], VideoModel]) -> Cost:
                 step = Step((r,), is_key=False, references=frames)
                 return gmac(lambda: model.run(step, own, dict.fromkeys(frames, memory)))
 
-            each = around(1) + (radius - 1) * (around(2) - around(1)) + task  # a frame more always costs the same
+            three, five = around(1), around(2)  # frames; one more always costs the same
+            each = three + (radius - 1) * (five - three) + task
             each += gmac(lambda: model.run(Step((0,), is_key=True), Frame(image), {}))
             return Cost(name, parameters, each, None, frame / each, radius)
         later = {0: memory}

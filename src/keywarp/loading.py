@@ -54,7 +54,7 @@ def load(
     name, place = str(model), _device(device)
     if method is not None and method not in METHODS:
         raise unknown("method", method, METHODS)
-    if name in YOLOX or name.endswith(".onnx") or (name.startswith("torchvision/") and not Path(name).is_file()):
+    if name in YOLOX or name.endswith(".onnx") or of_torchvision(name):
         if method not in (None, "sff"):
             raise UserError(f"{name} is a wrapped detector and runs with method sff, not {method}; leave --method out")
         for option, value in (("backbone", backbone), ("num-classes", num_classes)):
@@ -77,7 +77,7 @@ def load(
 def _wrapped_parts(name: str, weights: str | None, device: torch.device) -> Parts:
     if weights is not None and name.endswith(".onnx"):
         raise UserError(f"{name} comes with its weights; leave --weights out")
-    if name.startswith("torchvision/"):
+    if of_torchvision(name):
         from keywarp.adapters.torchvision_models import torchvision_parts
 
         return torchvision_parts(
@@ -142,9 +142,15 @@ def local_file(name: str) -> Path | None:
     return path if path.is_file() else find(name)
 
 
+def of_torchvision(name: str) -> bool:
+    """Whether this is the name of one of torchvision's models, not a file in a folder of that name."""
+    return name.startswith("torchvision/") and not Path(name).is_file()
+
+
 def identified(name: str, weights: str | None = None) -> dict[str, Any]:
     """Which model `load` took, for the head of results: its name (of a file without folders), its files' SHA-256."""
-    files = [file for file in (local_file(name), Path(weights or "")) if file is not None and file.is_file()]
+    own = None if name in METHODS or name in YOLOX or of_torchvision(name) else local_file(name)
+    files = [file for file in (own, Path(weights or "")) if file is not None and file.is_file()]
     return {
         "model": Path(name).name if Path(name).is_file() else name,
         "sha256": {file.name: sha256_of(file) for file in files},

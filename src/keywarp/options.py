@@ -103,6 +103,11 @@ def _at_least_one(name: str, value: int | None) -> None:
         raise UserError(f"--{name} must be at least 1, got {value}")
 
 
+def _not_negative(name: str, value: int) -> None:
+    if value < 0:
+        raise UserError(f"--{name} must be 0 or more, got {value}")
+
+
 def _one_way(overwrite: bool, resume: bool) -> None:
     if overwrite and resume:
         raise UserError("--overwrite starts again and --resume goes on; give one of them")
@@ -182,8 +187,7 @@ class EvaluateOptions(ModelOptions, MeasureOptions):
         _one_way(self.overwrite, self.resume)
         if not 0 <= self.score <= 1:
             raise UserError(f"--score must be 0 to 1, got {self.score:g}")
-        if self.worst < 0:
-            raise UserError(f"--worst must be 0 or more, got {self.worst}")
+        _not_negative("worst", self.worst)
         _at_least_one("l-pairs", self.l_pairs)
         _at_least_one("threads", self.threads)
         if not self.postprocess:
@@ -296,8 +300,7 @@ class TrainOptions:
             raise unknown("task", self.task, ("detection", "segmentation"))
         if self.precision not in (None, "32", "bf16"):
             raise unknown("precision", self.precision, ("32", "bf16"))
-        if self.workers < 0:
-            raise UserError(f"--workers must be 0 or more, got {self.workers}")
+        _not_negative("workers", self.workers)
 
 
 @Parameter(name="*")
@@ -327,5 +330,4 @@ class TrainFlowOptions:
         _at_least_one("threads", self.threads)
         if self.precision not in (None, "32", "bf16"):
             raise unknown("precision", self.precision, ("32", "bf16"))
-        if self.workers < 0:
-            raise UserError(f"--workers must be 0 or more, got {self.workers}")
+        _not_negative("workers", self.workers)

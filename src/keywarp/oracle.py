@@ -52,6 +52,10 @@ def oracle_schedule(
     return KnownKeys(frozenset(keys))
 
 
+FOLLOWERS = "--oracle is for detectors that carry key frames which come first in their segment (DFF, THP)"
+"""What is told where an oracle cannot choose."""
+
+
 def can_follow(model: VideoModel) -> bool:
     """Whether an oracle can choose the key frames: those of a method that carries them, first in their segment."""
     takes = options_of(model.description["method"])

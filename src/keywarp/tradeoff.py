@@ -34,7 +34,7 @@ from keywarp.loading import load as load_model
 from keywarp.loading import options_of, rescheduled
 from keywarp.model import VideoModel
 from keywarp.options import TradeoffOptions
-from keywarp.oracle import can_follow, check_labels, scheduled_by_truth
+from keywarp.oracle import FOLLOWERS, can_follow, check_labels, scheduled_by_truth
 from keywarp.outputs import check_writable, claim
 from keywarp.postprocess import apply
 from keywarp.progress import ProgressBar
@@ -93,7 +93,7 @@ def tradeoff(address: str, options: TradeoffOptions) -> list[Point]:
         raise UserError(f"several candidates are named {min(twice)}; give the files names that differ")
     if options.oracle:
         if not any(e.note == ORACLE for e in entries):
-            raise UserError("--oracle is for models whose key frames come first in their segment (DFF, THP)")
+            raise UserError(FOLLOWERS)
         check_labels(dataset)
     clock, reads = clock_for(entries[0].model.device, options.threads)
     setting = {

@@ -49,6 +49,11 @@ class Point:
         if not 0 <= self.accuracy <= 1:
             raise ValueError(f"accuracy must be 0 … 1, got {self.accuracy} for {self.group} {self.label}")
 
+    @property
+    def percent(self) -> float:
+        """The accuracy as it is shown."""
+        return 100 * self.accuracy
+
 
 def check_tradeoff(output: Path) -> None:
     """Nothing. Raises UserError, before any work, where `plot` could not write this file."""
@@ -93,12 +98,12 @@ def drawn(points: Sequence[Point], title: str, measure: str) -> Figure:
                 axes.plot(_speeds(marked), _accuracies(marked), mark, label=f"{group}, {note}", **options)
         for p in members:
             if p.note == PER_FRAME:  # named in the legend
-                axes.axhline(100 * p.accuracy, color=colour, linewidth=0.8, linestyle=":", zorder=0)
+                axes.axhline(p.percent, color=colour, linewidth=0.8, linestyle=":", zorder=0)
                 axes.axvline(p.speed_ms, color=colour, linewidth=0.8, linestyle=":", zorder=0)
                 continue
             # Curves rise to the right: there is room on the other side.
             where: dict[str, Any] = {"xytext": (-5, 5), "textcoords": "offset points", "ha": "right"}
-            axes.annotate(p.label, (p.speed_ms, 100 * p.accuracy), fontsize="small", color=colour, **where)
+            axes.annotate(p.label, (p.speed_ms, p.percent), fontsize="small", color=colour, **where)
     axes.set(xscale="log", xlabel="milliseconds a frame", ylabel=f"{measure} (%)", title=title)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -121,7 +126,7 @@ def _speeds(points: Sequence[Point]) -> list[float]:
 
 
 def _accuracies(points: Sequence[Point]) -> list[float]:
-    return [100 * p.accuracy for p in points]
+    return [p.percent for p in points]
 
 
 STYLE = """
@@ -167,6 +172,6 @@ def _row(point: Point) -> str:
     texts = (f"<td>{escape(text)}</td>" for text in (point.group, point.label))
     numbers = (
         f'<td data-value="{value!r}">{value:{form}}</td>'
-        for value, form in ((point.speed_ms, ".1f"), (1000 / point.speed_ms, ".2f"), (100 * point.accuracy, ".1f"))
+        for value, form in ((point.speed_ms, ".1f"), (1000 / point.speed_ms, ".2f"), (point.percent, ".1f"))
     )
     return f"<tr>{''.join(texts)}{''.join(numbers)}<td>{escape(point.note)}</td></tr>"

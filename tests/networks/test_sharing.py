@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from keywarp.cli import main
 from keywarp.errors import UserError
-from keywarp.loading import load
+from keywarp.loading import identified, load
 from keywarp.methods import METHODS
 from keywarp.networks.sharing import find, is_address, model_card, pull, pulled, push
 from keywarp.networks.weight_files import read_description, save_model
@@ -329,6 +329,7 @@ def test_a_damaged_record_is_told(record, weights, cache):
     (cache / "models/x.json").write_text(record)
     with pytest.raises(UserError, match=f"^{cache / 'models/x.json'} is no"):
         load("typo")
+    assert identified("yolox-nano") == {"model": "yolox-nano", "sha256": {}}  # which is none of the pulled
 
 
 def test_what_a_file_is_called_does_not_matter(weights, tmp_path, monkeypatch):

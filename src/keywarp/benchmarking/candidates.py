@@ -12,7 +12,7 @@ from typing import Any
 from keywarp.alignment.flownet import FLOW_NETWORKS
 from keywarp.errors import UserError, unknown
 from keywarp.listing import cost
-from keywarp.loading import load, options_of, rescheduled
+from keywarp.loading import load, of_torchvision, options_of, rescheduled
 from keywarp.methods import FLOWS, METHODS
 from keywarp.model import VideoModel
 from keywarp.predictor import VideoPredictor
@@ -98,9 +98,7 @@ def _of_model(
     name: str, flows: Sequence[str], intervals: Sequence[int], radii: Sequence[int], backbone: str, device: str
 ) -> Iterator[Candidate]:
     """Those of a wrapped detector or a weight file, after the per-frame one."""
-    weights: dict[str, Any] = (
-        {"weights": "random"} if name.startswith("torchvision/") and not Path(name).is_file() else {}
-    )  # speed does not depend on them
+    weights: dict[str, Any] = {"weights": "random"} if of_torchvision(name) else {}  # speed does not depend on them
     build = partial(load, name, device=device, **weights)
     name = Path(name).name if Path(name).is_file() else name
     baseline, description = f"{name} per frame", build().description
