@@ -7,7 +7,7 @@ import keywarp
 
 ROOT = Path(keywarp.__file__).parent
 ROWS = [
-    {"errors", "structures", "ops", "files", "allocation"},
+    {"errors", "interruption", "structures", "ops", "files", "allocation"},
     {"transform", "alignment", "scheduling", "interfaces", "plans"},
     {"aggregation", "updating", "losses"},
     {"model"},

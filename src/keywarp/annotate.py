@@ -21,6 +21,7 @@ from keywarp.allocation import keep_freed_memory
 from keywarp.data.video import VideoSource, expand_sources, is_live_address, open_video
 from keywarp.errors import InterruptedWorkError, UserError, unknown
 from keywarp.interfaces import with_parts
+from keywarp.interruption import StopRequest
 from keywarp.loading import identified
 from keywarp.model import VideoModel
 from keywarp.options import BoxOptions, RunOptions
@@ -28,7 +29,7 @@ from keywarp.outputs import Outputs, Paths, already_complete, plan
 from keywarp.postprocess import apply
 from keywarp.postprocess.streaming import StreamingSeqNMS
 from keywarp.predictor import VideoPredictor
-from keywarp.progress import ProgressBar, StopRequest, TimedTransform, Timer
+from keywarp.progress import ProgressBar, TimedTransform, Timer
 from keywarp.structures import FrameResult, VideoDetections, VideoFrame
 from keywarp.summary import measured, summary
 from keywarp.transform import ImageTransform

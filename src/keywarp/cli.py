@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError, Parameter
 from keywarp import __version__
 from keywarp.errors import InterruptedWorkError, UserError
 from keywarp.insight.options import VisualizeOptions
+from keywarp.interruption import terminable
 from keywarp.options import (
     LIST,
     BoxOptions,
@@ -429,7 +430,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return app(arguments, exit_on_error=False, print_error=False) or 0
+        with terminable():
+            return app(arguments, exit_on_error=False, print_error=False) or 0
     except (CycloptsError, UserError) as error:
         return _fail(str(error), 2)
     except InterruptedWorkError as error:

@@ -1,15 +1,13 @@
-"""How far the work is, where the time goes, and whether it is to end."""
+"""How far the work is, and where the time goes."""
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -62,31 +60,6 @@ class TimedTransform:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transform, name)
-
-
-class StopRequest:
-    """Whether Ctrl-C or SIGTERM came while it was open: work ends after what is at hand, at a second one now.
-
-    Outside the main thread, where Python lets nobody ask, none ever came.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, action in self._before.items():
-            signal.signal(number, action)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
 
 
 class ProgressBar:

@@ -1,5 +1,9 @@
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -152,6 +156,19 @@ def test_an_interrupted_run_goes_on_where_it_was(made, tmp_path, monkeypatch):
     assert contents(folder) == contents(made)
     synthesize(folder, size="tiny", seed=3, flow=True, masks=True, workers=1)
     assert len(done) == 4, "it is complete already"
+
+
+@pytest.mark.slow
+def test_sigterm_ends_every_process_and_says_one_line(tmp_path):
+    command = ("data", "synthesize", str(tmp_path / "set"), "--size", "small", "--workers", "2")
+    child = subprocess.Popen([sys.executable, "-m", "keywarp", *command], stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while not list(tmp_path.rglob("*.mp4")) and time.time() < deadline:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGTERM)
+    _, said = child.communicate(timeout=60)  # which ends when no process holds the pipe any more
+    assert said == "keywarp: interrupted\n"
+    assert child.returncode == 130
 
 
 def test_the_command_tells_the_shares_of_speeds(tmp_path, capsys):

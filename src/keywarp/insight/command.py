@@ -15,9 +15,10 @@ from keywarp.insight.comparing import Comparison, Running, Stored, read_results
 from keywarp.insight.inside import Inside, Picture
 from keywarp.insight.options import VisualizeOptions
 from keywarp.insight.writing import PictureFiles
+from keywarp.interruption import StopRequest
 from keywarp.methods import METHODS
 from keywarp.options import ModelOptions
-from keywarp.progress import ProgressBar, StopRequest
+from keywarp.progress import ProgressBar
 
 PICTURES = 4
 """Frames kept as PNG where none are named."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from keywarp.errors import InterruptedWorkError, UserError
-from keywarp.progress import StopRequest
+from keywarp.interruption import StopRequest, terminable
 from keywarp.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from keywarp.training.clips import Shares
 from keywarp.training.config import TrainConfig
@@ -70,24 +67,7 @@ class Run:
     processes: Processes = field(default_factory=Processes)
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, by which clusters end a job, is as Ctrl-C here; Python lets only the main thread set that."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@_terminable()
+@terminable()
 def fit(run: Run) -> Progress:
     """Train; returns where it ended. Leaves in the folder last.ckpt, best and final weights, and log.jsonl.
 
