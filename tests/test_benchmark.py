@@ -10,6 +10,7 @@ from keywarp.benchmarking.candidates import candidates
 from keywarp.cli import main
 from keywarp.data.video_writer import VideoWriter
 from keywarp.errors import UserError
+from test_every_method import saved
 
 TINY = {"backbone": "resnet-tiny", "device": "cpu", "rounds": 1}
 
@@ -93,6 +94,19 @@ def test_those_that_differ_in_their_key_frames_alone_share_their_weights():
         assert (two.model.scheduler.interval, four.model.scheduler.interval) == (2, 4)
         assert two.bound < four.bound or name == "psla-a"
         assert four.model.scheduler == four.build().scheduler
+
+
+def test_adaptive_key_frames_have_no_interval(tmp_path):
+    path, _ = saved("thp-c3", tmp_path)
+    found = candidates(["thp-c3", str(path)], ["flownet-tiny"], [2, 4], [1], "resnet-tiny", "cpu")
+    assert [c.name for c in found] == [
+        "rfcn per frame",
+        "thp-c3 flownet-tiny γ=0.2",
+        f"{path.name} per frame",
+        f"{path.name} γ=0.2",
+    ]
+    assert (found[1].count, found[1].bound) == (4, None)
+    assert found[1].build().scheduler == found[1].model.scheduler
 
 
 def test_what_takes_none_of_the_flows_runs_with_its_own(tmp_path):

@@ -91,6 +91,20 @@ def test_a_family_shares_weights_and_each_runs_as_itself(of_file, asked, tmp_pat
     assert getattr(model.updater, "at_inference", None) == getattr(wanted.updater, "at_inference", None)
 
 
+def test_the_key_frames_of_a_family_are_chosen_by_interval_or_by_gamma(tmp_path):
+    path, _ = saved("thp-c3", tmp_path)
+    assert load(path, gamma=0.5, device="cpu").scheduler.gamma == 0.5
+    assert load(path, method="thp-c2", interval=3, device="cpu").scheduler.interval == 3
+    with pytest.raises(UserError, match=r"thp-c3 chooses its key frames by γ .* leave --interval out"):
+        load(path, interval=3, device="cpu")
+    with pytest.raises(UserError, match="thp-c2 has key frames at an --interval; leave --gamma out"):
+        load(path, method="thp-c2", gamma=0.5, device="cpu")
+    with pytest.raises(UserError, match="rfcn has no gamma; leave --gamma out"):
+        load(path, method="rfcn", gamma=0.5, device="cpu")
+    with pytest.raises(UserError, match="gamma must be 0 to 1"):
+        load(path, gamma=1.5, device="cpu")
+
+
 def test_what_is_no_part_of_a_methods_name_stays(tmp_path):
     path, _ = saved("psla-c", tmp_path, displacement=3)
     assert load(path, method="psla-a", device="cpu").description["arguments"]["displacement"] == 3

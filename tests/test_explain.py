@@ -164,6 +164,7 @@ def test_the_picture(tmp_path, more, method, keys, arrows, last):
         (["dfff"], "unknown method 'dfff'; did you mean dff?"),
         (["rfcn", "--interval", "3"], "rfcn has no interval; leave --interval out"),
         (["dff", "--radius", "3"], "dff has no radius; leave --radius out"),
+        (["thp-c3", "--interval", "3"], "leave --interval out"),
         (["dff", "--frames", "0"], "--frames must be at least 1, got 0"),
         (["dff", "--interval", "0"], "interval must be at least 1, got 0"),
         (["dff", "--svg", "/nowhere/at/all.svg"], "cannot write /nowhere/at/all.svg: No such file or directory"),

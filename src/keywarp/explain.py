@@ -17,6 +17,7 @@ import torch
 from keywarp.adapters import Parts
 from keywarp.errors import UserError, unknown
 from keywarp.files import write_atomically
+from keywarp.loading import check_schedule
 from keywarp.methods import METHODS, rfcn
 from keywarp.model import VideoModel
 from keywarp.scheduling import Scheduler
@@ -160,6 +161,7 @@ def explained(method: str, *, interval: int | None = None, radius: int | None = 
         else:
             arguments["backbone"] = "resnet-18"
         model = build(**arguments)
+    check_schedule(method, model.scheduler, arguments)
     steps = plan(model.scheduler, frames)
     joins_keys = model.aggregator is not None and any(step.is_key and step.references for step in steps)
     return Explanation(f"{method}: {_summary(build)}", _words(model, joins_keys), frames, steps, joins_keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from keywarp.networks.download import YOLOX, sha256_of
 from keywarp.networks.resnet import for_inference
 from keywarp.networks.sharing import find, is_address, pull, pulled
 from keywarp.networks.weight_files import load_weights, read_description
-from keywarp.scheduling import Scheduler
+from keywarp.scheduling import AdaptiveInterval, Scheduler
 
 
 def load(
@@ -31,6 +31,7 @@ def load(
     interval: int | None = None,
     key_position: int | None = None,
     radius: int | None = None,
+    gamma: float | None = None,
     live: bool = False,
     weights: str | None = None,
     num_classes: int | None = None,
@@ -43,14 +44,14 @@ def load(
     model: "demo"; "yolox-nano" … "yolox-x" and "torchvision/NAME" (weights downloaded once); the path of an ONNX
     detector or of a keywarp `.safetensors` file; the name of a pulled one, or an address to pull it from (https://…,
     or owner/repo on the Hugging Face Hub); or a name of `METHODS`, to build one from `weights`.
-    method, backbone, flow, interval, key_position, radius, num_classes: override what the model comes with.
+    method, backbone, flow, interval, key_position, radius, gamma, num_classes: override what the model comes with.
     task: "detection" or "segmentation", of a model that is built by a method's name; a file knows its own.
     live: frames are to be answered at once: key frames come first in their segment unless `key_position` is given.
     weights: a file; for "torchvision/NAME" also the name of a torchvision weights entry; "random" for speed tests.
     device: "auto" (CUDA where present), "cpu", "cuda", "cuda:1" … half: bfloat16 where it is safe, on CUDA.
     """
     options: dict[str, Any] = {"flow": flow, "interval": interval, "key_position": key_position, "radius": radius}
-    options = {name: value for name, value in options.items() if value is not None}
+    options = {name: value for name, value in (options | {"gamma": gamma}).items() if value is not None}
     name, place = str(model), _device(device)
     if method is not None and method not in METHODS:
         raise unknown("method", method, METHODS)
@@ -66,12 +67,22 @@ def load(
         if name in METHODS and task is not None:
             options["task"] = task
         built = _trained(name, method, weights, options, live)
+    check_schedule(built.description.get("method", name), built.scheduler, options)
     built.description = {"model": name} | built.description
     if half and place.type != "cuda":
         raise UserError(f"half precision needs a CUDA device, this one is {place.type}; leave --half out")
     ready = for_inference(built).to(place)
     ready.half_precision = half
     return ready
+
+
+def check_schedule(method: str, scheduler: Scheduler, options: Container[str]) -> None:
+    """Raises UserError where an interval is given for key frames that are adaptive, or γ for others."""
+    adaptive = isinstance(scheduler, AdaptiveInterval)
+    if "interval" in options and adaptive:
+        raise UserError(f"{method} chooses its key frames by γ (--gamma); leave --interval out, or take thp-c2")
+    if "gamma" in options and not adaptive:
+        raise UserError(f"{method} has key frames at an --interval; leave --gamma out, or take thp-c3")
 
 
 def _wrapped_parts(name: str, weights: str | None, device: torch.device) -> Parts:

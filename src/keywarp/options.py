@@ -36,6 +36,9 @@ class ModelOptions:
     interval: Annotated[int | None, Parameter(help="a key frame every so many frames; 1 = every frame")] = None
     key_position: Annotated[int | None, Parameter(help="the key frame's place among its interval, from 0")] = None
     radius: Annotated[int | None, Parameter(help="frames before and after that a window method gathers from")] = None
+    gamma: Annotated[float | None, Parameter(help="γ of adaptive key frames (thp-c3): share of poor cells, 0 to 1")] = (
+        None
+    )
     weights: Annotated[str | None, Parameter(help="weight file")] = None
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1 …")] = "auto"
     half: Annotated[bool, Parameter(help="half precision, on CUDA")] = False
@@ -53,7 +56,18 @@ class ModelOptions:
     @property
     def choices(self) -> dict[str, Any]:
         """What chooses and builds the model besides its name, as the arguments of `load`."""
-        names = ("method", "backbone", "flow", "interval", "key_position", "radius", "weights", "device", "half")
+        names = (
+            "method",
+            "backbone",
+            "flow",
+            "interval",
+            "key_position",
+            "radius",
+            "gamma",
+            "weights",
+            "device",
+            "half",
+        )
         return {name: getattr(self, name) for name in names}
 
 

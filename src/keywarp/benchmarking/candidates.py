@@ -9,6 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from keywarp.alignment.flownet import FLOW_NETWORKS
 from keywarp.errors import UserError, unknown
 from keywarp.listing import cost
@@ -16,6 +18,7 @@ from keywarp.loading import load, of_torchvision, options_of, rescheduled
 from keywarp.methods import FLOWS, METHODS
 from keywarp.model import VideoModel
 from keywarp.predictor import VideoPredictor
+from keywarp.scheduling import AdaptiveInterval, Scheduler
 from keywarp.structures import Detections
 
 PER_FRAME = "rfcn per frame"
@@ -89,9 +92,12 @@ def _of_method(
     takes = options_of(name)
     if "detector" in takes:
         raise UserError(f"{name} carries a trained detector: name that one in its place, e.g. yolox-nano")
-    choices = _choices(takes, [flow for flow in flows if flow in FLOW_NETWORKS], intervals, radii)
     build = partial(load, name, weights="random", backbone=backbone, device=device)
-    yield from _sharing(name, PER_FRAME, build, partial(METHODS[name], backbone=backbone), choices)
+    compose = partial(METHODS[name], backbone=backbone)
+    with torch.device("meta"):
+        scheduler = compose().scheduler
+    choices = _choices(takes, scheduler, [flow for flow in flows if flow in FLOW_NETWORKS], intervals, radii)
+    yield from _sharing(name, PER_FRAME, build, compose, choices, max(intervals, default=1))
 
 
 def _of_model(
@@ -101,21 +107,22 @@ def _of_model(
     weights: dict[str, Any] = {"weights": "random"} if of_torchvision(name) else {}  # speed does not depend on them
     build = partial(load, name, device=device, **weights)
     name = Path(name).name if Path(name).is_file() else name
-    baseline, description = f"{name} per frame", build().description
-    takes = options_of(description["method"])
+    model, baseline = build(), f"{name} per frame"
+    description, takes = model.description, options_of(model.description["method"])
     frame = partial(build, interval=1) if "detector" in takes else partial(build, method="rfcn")
     yield Candidate(baseline, frame, frame(), 2, baseline)
     if "detector" not in takes:
         compose = partial(METHODS[description["method"]], **description["arguments"])
-        yield from _sharing(name, baseline, build, compose, _choices(takes - {"flow"}, (), intervals, radii))
+        choices = _choices(takes - {"flow"}, model.scheduler, (), intervals, radii)
+        yield from _sharing(name, baseline, build, compose, choices, max(intervals, default=1))
         return
-    for options in _choices(takes, [flow for flow in flows if flow in FLOWS], intervals, radii):
+    for options in _choices(takes, model.scheduler, [flow for flow in flows if flow in FLOWS], intervals, radii):
         again = partial(build, **options)
         yield Candidate(_label(name, options), again, again(), options["interval"], baseline)
 
 
 def _choices(
-    takes: set[str], flows: Sequence[str], intervals: Sequence[int], radii: Sequence[int]
+    takes: set[str], scheduler: Scheduler, flows: Sequence[str], intervals: Sequence[int], radii: Sequence[int]
 ) -> list[dict[str, Any]]:
     """The options of each candidate of a method that takes these; without flows that fit, its own stays."""
     columns: list[tuple[str, Sequence[Any]]] = []
@@ -123,6 +130,8 @@ def _choices(
         columns.append(("flow", flows))
     if "radius" in takes:
         columns.append(("radius", radii))
+    elif isinstance(scheduler, AdaptiveInterval):
+        columns.append(("gamma", [scheduler.gamma]))
     elif "interval" in takes:
         columns.append(("interval", [n for n in intervals if n > 1]))
     names, values = zip(*columns, strict=True) if columns else ((), ())
@@ -131,7 +140,7 @@ def _choices(
 
 def _label(name: str, options: Mapping[str, Any]) -> str:
     """Such as "dff flownet-s l=10"."""
-    marks = {"flow": "", "radius": "r=", "interval": "l="}
+    marks = {"flow": "", "radius": "r=", "interval": "l=", "gamma": "γ="}
     return " ".join([name, *(f"{marks[option]}{value}" for option, value in options.items())])
 
 
@@ -141,10 +150,12 @@ def _sharing(
     build: Callable[..., VideoModel],
     compose: Callable[..., VideoModel],
     choices: Sequence[Mapping[str, Any]],
+    longest: int,
 ) -> Iterator[Candidate]:
     """A candidate for each choice of options; those that differ in their key frames alone share the weights.
 
-    build: with weights. compose: the same without, of which only the plan and the cost are asked.
+    build: with weights. compose: the same without, of which only the plan and the cost are asked. longest: frames of a
+    round where key frames are adaptive; their share, and a bound, is not known beforehand.
     """
     shared: dict[str | None, VideoModel] = {}
     for options in choices:
@@ -152,5 +163,6 @@ def _sharing(
         if flow not in shared:
             shared[flow] = again()
         model = rescheduled(shared[flow], **options)
-        count = 1 if "radius" in options else options["interval"]
-        yield Candidate(_label(name, options), again, model, count, baseline, cost("", bare).predicted_speedup)
+        count = 1 if "radius" in options else options.get("interval", longest)
+        bound = None if "gamma" in options else cost("", bare).predicted_speedup
+        yield Candidate(_label(name, options), again, model, count, baseline, bound)
