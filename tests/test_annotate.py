@@ -381,7 +381,7 @@ def test_sources_of_one_name_get_names_that_differ(clip, tmp_path, use):
     assert len(json.loads((out / "street-2.json").read_text())["images"]) == 5
 
 
-def test_a_folder_of_images_keeps_its_name(tmp_path, use, clip):
+def test_a_folder_of_images_keeps_its_name_and_theirs(tmp_path, use, clip):
     use(tiny_model(FixedInterval(4)))
     folder = tmp_path / "walk.v2"
     folder.mkdir()
@@ -390,6 +390,8 @@ def test_a_folder_of_images_keeps_its_name(tmp_path, use, clip):
             frame.to_image().save(folder / f"{i}.png")
     assert annotate([str(folder)], RunOptions(output=tmp_path / "out"), ALL) == 0
     assert len(pictures(tmp_path / "out/walk.v2.mp4")) == 5
+    written = json.loads((tmp_path / "out/walk.v2.json").read_text())
+    assert [image["file_name"] for image in written["images"]] == [f"{i}.png" for i in range(5)]
 
 
 def test_a_source_that_breaks_midway_leaves_what_was_done(clip, tmp_path, use, monkeypatch):

@@ -258,6 +258,8 @@ class Outputs:
             found, command = ("boxes", "detect") if result.segmentation is None else ("a label map", "segment")
             raise UserError(f"the model gives {found}; use keywarp {command} with it")
         record = to_record(result)
+        if frame.file_name is not None:
+            record["file_name"] = frame.file_name
         if result.segmentation is not None:
             _write_label_map(self._label_map(result.index), result.segmentation)
             self.draw(frame, result)

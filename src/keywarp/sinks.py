@@ -35,9 +35,11 @@ class Found(TypedDict):
 
 
 class Record(TypedDict):
-    """A frame's result. image_id: 0-based index of the frame. time: seconds. key: the feature network ran on it."""
+    """A frame's result. image_id: 0-based index of the frame. file_name: of a picture in a folder. time: seconds.
+    key: the feature network ran on it."""
 
     image_id: int
+    file_name: NotRequired[str]
     time: float
     key: bool
     detections: NotRequired[list[Found]]
@@ -237,7 +239,7 @@ def write_json(path: Path, journal: Journal, info: Mapping[str, Any], classes: S
     categories = [{"id": i, "name": name} for i, name in enumerate(classes)]
     with text_file(path) as file:
         file.write(f'{{"info": {_json(info)},\n"categories": {_json(categories)},\n"images": [')
-        _lines(file, ({"id": r["image_id"], "time": r["time"], "key": r["key"]} for r in journal.records()))
+        _lines(file, map(_image, journal.records()))
         file.write('],\n"annotations": [')
         _lines(file, _annotations(journal.records()))
         file.write("]}\n")
@@ -250,6 +252,11 @@ def read_info(path: Path) -> dict[str, Any]:
             return json.loads(file.readline().rstrip().removesuffix(",") + "}")["info"]
     except (OSError, ValueError, KeyError):
         raise UserError(f"{path} was not written by keywarp; choose another --output or give --overwrite") from None
+
+
+def _image(record: Record) -> dict[str, Any]:
+    named = {"file_name": record["file_name"]} if "file_name" in record else {}
+    return {"id": record["image_id"], **named, "time": record["time"], "key": record["key"]}
 
 
 def _annotations(records: Iterable[Record]) -> Iterator[dict[str, Any]]:

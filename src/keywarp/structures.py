@@ -44,12 +44,14 @@ class VideoFrame:
     time: seconds from the start of the video.
     motion: the codec's motion in pixels of this frame, one field for each decoded frame since the one handed out
         before (several when frames were skipped), oldest first; None when it was not asked for.
+    file_name: of a picture in a folder of images.
     """
 
     image: np.ndarray
     index: int = 0
     time: float = 0.0
     motion: tuple[MotionField, ...] | None = None
+    file_name: str | None = None
 
 
 @dataclass(frozen=True)

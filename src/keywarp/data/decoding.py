@@ -53,12 +53,13 @@ class Picture:
     """A frame to hand out.
 
     image: `[H, W, 3]` uint8 RGB, upright. time: seconds from the video's start. motion: a field for each decoded frame
-    since the picture before, oldest first; empty when not asked for.
+    since the picture before, oldest first; empty when not asked for. file_name: of a picture in a folder.
     """
 
     image: np.ndarray
     time: float
     motion: tuple[MotionField, ...] = ()
+    file_name: str | None = None
 
 
 class Decoder:

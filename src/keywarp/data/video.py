@@ -90,7 +90,7 @@ class VideoSource:
 
     def __next__(self) -> VideoFrame:
         index, picture = next(self._pictures)
-        return VideoFrame(picture.image, index, picture.time, picture.motion or None)
+        return VideoFrame(picture.image, index, picture.time, picture.motion or None, picture.file_name)
 
     def __enter__(self) -> VideoSource:
         return self
@@ -163,7 +163,7 @@ def _from_folder(folder: Path, selection: Selection, motion: bool) -> VideoSourc
             if image is None:
                 warnings.append(f"{folder.name}: skipped {paths[position].name}, which cannot be read as an image")
             else:
-                yield Picture(image, float(position / IMAGE_FPS), unknown)
+                yield Picture(image, float(position / IMAGE_FPS), unknown, paths[position].name)
 
     return VideoSource(
         pictures(),
