@@ -281,7 +281,7 @@ class TrainOptions:
     recipe: Annotated[str | None, Parameter(help="a name, or FILE.py:FUNCTION; default: the method's paper")] = None
     output: Annotated[Path, Parameter(help="folder of weights, checkpoints and logs")] = Path("runs/train")
     resume: Annotated[bool, Parameter(help="go on with an interrupted run")] = False
-    init: Annotated[str | None, Parameter(help="a weight file to start from, of this method or a part of it")] = None
+    init: Annotated[str | None, Parameter(help="a weight file to start from, or demo: all of it that fits")] = None
     init_backbone: Annotated[str | None, Parameter(help="imagenet (downloads), or a weight file")] = None
     init_flow: Annotated[str | None, Parameter(help="a flow network's weight file, of `keywarp train-flow`")] = None
     backbone: Annotated[str | None, Parameter(help="feature network")] = None

@@ -9,6 +9,7 @@ import torch
 
 from keywarp.cli import main
 from keywarp.errors import UserError
+from keywarp.loading import DEMO
 from keywarp.methods import METHODS
 from keywarp.networks.weight_files import load_weights, read_description, read_state_dict
 from keywarp.options import TrainOptions
@@ -119,6 +120,34 @@ def test_dff_starts_from_a_detector(detector, data, tmp_path):
 def test_a_detector_starts_from_dff(detector, data, tmp_path):
     assert train(data, tmp_path / "dff", "dff", "--steps", "1") == 0
     assert train(data, tmp_path / "rfcn", "rfcn", "--init", str(tmp_path / "dff" / "model.safetensors")) == 0
+
+
+def test_a_method_starts_from_one_of_another_family(data, tmp_path, capsys):
+    init = tmp_path / "impression" / "model.safetensors"
+    assert train(data, init.parent, "impression-d", "--steps", "1") == 0
+    capsys.readouterr()
+    assert train(data, tmp_path / "thp", "thp-c3", "--init", str(init), "--rate", "0") == 0
+    assert f"as {init} has none that fit: aggregator, aligner.quality\n" in capsys.readouterr().err
+    assert train(data, tmp_path / "flow", "thp-c3", "--init", str(init), "--init-flow", str(init), "--steps", "1") == 0
+    assert f"as {init} has none that fit: aggregator, aligner.quality\n" in capsys.readouterr().err
+    before, after = read_state_dict(init), read_state_dict(tmp_path / "thp" / "model.safetensors")
+    taken = [name for name in before if not name.startswith(("aggregator.", "aligner.scale."))]
+    assert all(torch.equal(before[name], after[name]) for name in taken)
+
+
+def test_other_classes_learn_their_layers_anew(data, tmp_path, capsys):
+    more = ("--shorter", "64", "--longer", "96", "--steps", "1", "--rate", "0")
+    assert train(data, tmp_path / "own", "rfcn", "--init", "demo", *more) == 0
+    assert "as demo has none that fit: head.auxiliary, head.score_maps.cls\n" in capsys.readouterr().err
+    before, after = read_state_dict(DEMO), read_state_dict(tmp_path / "own" / "model.safetensors")
+    assert torch.equal(before["head.score_maps.bbox.weight"].float(), after["head.score_maps.bbox.weight"])
+    assert not torch.equal(before["head.score_maps.cls.bias"][:36].float(), after["head.score_maps.cls.bias"][:4])
+
+
+def test_a_file_of_another_network_is_refused(detector, data, tmp_path, capsys):
+    init = str(detector / "model.safetensors")
+    assert train(data, tmp_path / "run", "rfcn", "--init", init, "--backbone", "resnet-18") == 2
+    assert f"{init} do not fit this VideoModel" in capsys.readouterr().err
 
 
 def test_a_backbone_from_a_file(detector, data, tmp_path):

@@ -43,7 +43,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def load_weights(module: nn.Module, weights: str | Path | Mapping[str, Tensor], *, ignore: Sequence[str] = ()) -> None:
     """Fill the module; raises UserError that names what does not match.
 
-    weights: a file or tensors by name. ignore: beginnings of names that may be missing or left over.
+    weights: a file or tensors by name. ignore: beginnings of names that may be missing, left over or of another shape.
     """
     state = dict(weights) if isinstance(weights, Mapping) else read_state_dict(weights)
     where = "these weights" if isinstance(weights, Mapping) else str(weights)
@@ -54,7 +54,7 @@ def load_weights(module: nn.Module, weights: str | Path | Mapping[str, Tensor], 
     misshapen = [
         f"{n} (wanted {list(own[n].shape)}, got {list(state[n].shape)})"
         for n in own
-        if n in state and own[n].shape != state[n].shape
+        if n in state and own[n].shape != state[n].shape and not n.startswith(ignored)
     ]
     problems = [
         f"{len(names)} {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
@@ -63,7 +63,7 @@ def load_weights(module: nn.Module, weights: str | Path | Mapping[str, Tensor], 
     ]
     if problems:
         raise UserError(f"{where} do not fit this {type(module).__name__}: {'; '.join(problems)}")
-    module.load_state_dict({n: t for n, t in state.items() if n in own}, strict=False)
+    module.load_state_dict({n: t for n, t in state.items() if n in own and own[n].shape == t.shape}, strict=False)
 
 
 def save_model(path: Path, module: nn.Module, description: Mapping[str, Any], *, half: bool = False) -> str:

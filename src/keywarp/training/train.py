@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from keywarp.data.datasets import VideoDataset
 from keywarp.data.reading import open_dataset, split_of, splits
 from keywarp.errors import UserError, unknown
-from keywarp.loading import options_of, taken_over
+from keywarp.loading import local_file, options_of, taken_over
 from keywarp.methods import METHODS, preset
 from keywarp.model import VideoModel
 from keywarp.networks.pretrained import load_backbone
@@ -23,7 +23,7 @@ from keywarp.networks.weight_files import load_weights, read_description, read_s
 from keywarp.options import TrainOptions
 from keywarp.training.clips import TrainingClips, collate
 from keywarp.training.config import FIELDS, TrainConfig
-from keywarp.training.flow_weights import load_flow
+from keywarp.training.flow_weights import OWN, load_flow
 from keywarp.training.loop import Run, fit
 from keywarp.training.processes import Processes
 from keywarp.training.recipes import recipe
@@ -61,6 +61,8 @@ def train(method: str, options: TrainOptions) -> None:
         processes=processes,
     )
     if processes.rank == 0:
+        if new := _anew(model, options):
+            say(f"from random weights, as {options.init} has none that fit: {', '.join(new)}")
         say(f"{method} on {', '.join(options.data)}: {sum(len(d.videos) for d in datasets)} videos, {trained(model)}")
         say(plan_of(config))
         if scratch:
@@ -116,7 +118,7 @@ def build(method: str, config: TrainConfig, options: TrainOptions, datasets: Seq
             raise UserError(f"{other.name} and {datasets[0].name} have other classes; convert one of them")
     if not classes:
         raise UserError(f"{datasets[0].name} has no masks to learn segmentation from; leave --task out")
-    started = {} if options.init is None else taken_over(read_description(options.init), method)
+    started = {} if options.init is None else taken_over(read_description(_file(options.init)), method)
     given = {name: getattr(options, name) for name in ("backbone", "flow", "interval", "shorter", "longer")}
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
@@ -140,14 +142,46 @@ def build(method: str, config: TrainConfig, options: TrainOptions, datasets: Seq
 def _fill(model: VideoModel, options: TrainOptions) -> None:
     """Weights from the files: the whole, then the backbone's, then the flow network's."""
     if options.init is not None:
-        parts = {name.split(".")[0] for name in read_state_dict(options.init)}
-        # A richer model takes what the file has; parts that only one of the two has start anew, or are left out.
-        differing = parts ^ {name for name, _ in model.named_children()}
-        load_weights(model, options.init, ignore=tuple(f"{part}." for part in differing))
+        file = _file(options.init)
+        load_weights(model, file, ignore=tuple(_differing(model, read_state_dict(file))))
     if options.init_backbone is not None:
         load_backbone(model.feature_network, options.init_backbone)
     if options.init_flow is not None:
-        load_flow(model.aligner, options.init_flow)
+        load_flow(model.aligner, _file(options.init_flow))
+
+
+def _differing(model: VideoModel, state: Mapping[str, Tensor]) -> set[str]:
+    """Names of tensors that a model and the file that it starts from need not have alike: of parts that only another
+    method has, or has otherwise, and of the head's layers that go by the number of classes."""
+    own = model.state_dict()
+    alike = {name for name, tensor in own.items() if name in state and state[name].shape == tensor.shape}
+    return {
+        name
+        for name in (own.keys() | state.keys()) - alike
+        if not name.startswith("feature_network.") and (not name.startswith("head.") or (name in own and name in state))
+    }
+
+
+def _anew(model: VideoModel, options: TrainOptions) -> list[str]:
+    """Parts of the model, or layers of parts, for which the file that it starts from has nothing."""
+    if options.init is None:
+        return []
+    own, state = model.state_dict(), read_state_dict(_file(options.init))
+    new = {name for name in _differing(model, state) if name in own and not name.endswith("num_batches_tracked")}
+    if options.init_flow is not None:
+        apart = tuple(f"aligner.{part}" for part in OWN)
+        new = {name for name in new if not name.startswith("aligner.") or name.startswith(apart)}
+    whole = {
+        part
+        for part in (name.split(".")[0] for name in new)
+        if not any(n.startswith(f"{part}.") for n in own.keys() - new)
+    }
+    return sorted({p if (p := name.split(".")[0]) in whole else name.rpartition(".")[0] for name in new})
+
+
+def _file(name: str) -> str | Path:
+    """The file that is meant: a path, "demo", or the name of a pulled one."""
+    return local_file(name) or name
 
 
 def trained(model: nn.Module) -> str:
