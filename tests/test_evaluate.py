@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from scipy.io import savemat
 from data.coco_files import write_image
 from keywarp import evaluate as evaluating
 from keywarp.cli import main
-from keywarp.compare import compare
+from keywarp.compare import compare, named
 from keywarp.data.reading import open_dataset
 from keywarp.errors import InterruptedWorkError, UserError
 from keywarp.evaluate import evaluate
@@ -323,6 +324,13 @@ def test_comparing_shows_differences_to_the_first(toy, tmp_path, use, capsys):
     assert f"{100 * a:.1f}" in printed
     assert f"100.0 (+{100 * (b - a):.1f})" in printed
     assert "data:image/png" in (tmp_path / "both.html").read_text()
+
+
+def test_evaluations_in_folders_of_one_name_are_told_apart():
+    folders = [Path("runs/a/test"), Path("runs/b/test/evaluation.json")]
+    row = {"name": "none", "measures": {}}
+    assert [each["name"] for each in named(folders, [{"rows": [row]}] * 2)] == ["a/test", "b/test"]
+    assert [each["name"] for each in named(folders[:1] * 2, [{"rows": [row]}] * 2)] == ["test", "test"]
 
 
 def test_evaluations_of_other_data_are_not_compared(toy, tmp_path, use):

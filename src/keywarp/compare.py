@@ -13,7 +13,7 @@ from rich.table import Table
 
 from keywarp.errors import UserError
 from keywarp.figures import check_matplotlib
-from keywarp.files import write_atomically
+from keywarp.files import told_apart, write_atomically
 from keywarp.report import curves, page, shown
 
 SAME = {
@@ -73,8 +73,8 @@ def read(path: Path) -> dict[str, Any]:
 def named(folders: Sequence[Path], documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """All rows, named after their folder, and after themselves where it has several."""
     rows = []
-    for folder, document in zip(folders, documents, strict=True):
-        name = (folder if folder.suffix != ".json" else folder.parent).resolve().name
+    names = told_apart([folder if folder.suffix != ".json" else folder.parent for folder in folders])
+    for name, document in zip(names, documents, strict=True):
         for row in document["rows"]:
             several = len(document["rows"]) > 1
             rows.append({**row, "name": f"{name} {row['name']}" if several else name})

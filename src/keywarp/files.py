@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,16 @@ def laid_out_as(name: str, path: Path) -> Iterator[None]:
     except (LookupError, TypeError, ValueError, OverflowError, AttributeError, csv.Error) as error:
         what = f"an entry lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{path} is not laid out as {name}: {what}") from None
+
+
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """Names of files or folders: their own, or with as many folders before as it takes to differ."""
+    whole = [path.resolve() for path in paths]
+    for count in range(1, max((len(path.parts) for path in whole), default=0)):
+        names = ["/".join(path.parts[-count:]) for path in whole]
+        if len(set(names)) == len(set(whole)):
+            return names
+    return [str(path) for path in whole]
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

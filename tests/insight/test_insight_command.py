@@ -19,7 +19,7 @@ from keywarp.insight.inside import Inside
 from keywarp.insight.layout import GAP, arranged
 from keywarp.insight.options import KINDS
 from keywarp.methods import METHODS
-from keywarp.scheduling import FixedInterval, SegmentCentre, SlidingWindow
+from keywarp.scheduling import AdaptiveInterval, FixedInterval, SegmentCentre, SlidingWindow
 from test_annotate import write_clip
 from test_every_method import saved
 from tiny import tiny_model
@@ -80,6 +80,7 @@ def test_two_settings_of_a_model_side_by_side(look, tmp_path):
 
 
 UNTRAINED = ["--model", "fgfa", "--weights", "random", "--backbone", "resnet-tiny", "--flow", "flownet-tiny"]
+THP = [*UNTRAINED[2:], "--model"]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,8 @@ UNTRAINED = ["--model", "fgfa", "--weights", "random", "--backbone", "resnet-tin
         ),
         ([*UNTRAINED, "--radius", "1", "--against-flow", "flownet-half"], [SlidingWindow(1), SlidingWindow(1)]),
         ([*UNTRAINED, "--radius", "1", "--against-method", "dff"], [SlidingWindow(1), FixedInterval(10)]),
+        ([*THP, "thp-c2", "--interval", "5", "--against-method", "thp-c3"], [FixedInterval(5), AdaptiveInterval()]),
+        ([*THP, "thp-c3", "--gamma", "0.5", "--against-method", "thp-c2"], [AdaptiveInterval(0.5), FixedInterval(10)]),
     ],
 )
 def test_the_second_side_differs_in_what_is_given_for_it(arguments, schedulers, look, tmp_path, monkeypatch):

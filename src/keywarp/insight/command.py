@@ -10,13 +10,14 @@ from keywarp.allocation import keep_freed_memory
 from keywarp.data.contact_sheet import spread
 from keywarp.data.video import VideoSource, is_live_address, open_video
 from keywarp.errors import UserError
+from keywarp.files import told_apart
 from keywarp.insight.available import chosen
 from keywarp.insight.comparing import Comparison, Running, Stored, read_results
 from keywarp.insight.inside import Inside, Picture
 from keywarp.insight.options import VisualizeOptions
 from keywarp.insight.writing import PictureFiles
 from keywarp.interruption import StopRequest
-from keywarp.methods import METHODS
+from keywarp.methods import METHODS, preset
 from keywarp.options import ModelOptions
 from keywarp.progress import ProgressBar
 
@@ -31,7 +32,8 @@ def visualize(source: str, options: VisualizeOptions) -> int:
     """
     start, stop = options.span
     if options.results:
-        sides = [read_results(path) for path in options.results]
+        named = zip(options.results, told_apart(options.results), strict=True)
+        sides = [read_results(path, name) for path, name in named]
         start, stop, stride = _same_frames(sides)
         with open_video(source, start=start, stop=stop, stride=stride) as video:
             for side in sides:
@@ -65,6 +67,8 @@ def _second(options: VisualizeOptions) -> ModelOptions:
         kept = {name: kept[name] for name in ("device", "half")}
     elif method in METHODS:
         takes = loading.options_of(method) | {"method", "weights", "device", "half"}
+        if "gamma" in takes:  # then its key frames go by γ or by an interval
+            takes -= {"interval"} if preset(method).get("adaptive", True) else {"gamma"}
         kept = {name: value for name, value in kept.items() if name in takes}
     given = {"method": method, "flow": options.against_flow, "interval": options.against_interval}
     changed = {name: value for name, value in given.items() if value is not None}

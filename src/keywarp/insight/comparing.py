@@ -102,8 +102,8 @@ class Stored:
             )
 
 
-def read_results(path: Path) -> Stored:
-    """The results in a JSON file of `keywarp detect`. Raises UserError when it is none."""
+def read_results(path: Path, name: str | None = None) -> Stored:
+    """The results in a JSON file of `keywarp detect`. name: shown, in place of its own. Raises UserError."""
     try:
         document = json.loads(path.read_bytes())
         info, classes = document["info"], [category["name"] for category in document["categories"]]
@@ -122,7 +122,7 @@ def read_results(path: Path) -> Stored:
         }
         spent = info["milliseconds_per_frame"]
         return Stored(
-            f"{path.name}: {info['model']['model']} ({info['model'].get('method', '-')})",
+            f"{name or path.name}: {info['model']['model']} ({info['model'].get('method', '-')})",
             sum(spent.get(part, 0.0) for part in ("preprocess", "inference")) or None,
             (info["video"]["height"], info["video"]["width"]),
             info["settings"]["frames"],
