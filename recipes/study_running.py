@@ -144,8 +144,9 @@ def measure_speed(study: Study, rounds: int = 3) -> None:
     for row in timed_rows(study):
         study.describe(row, seed)
         model = load(study.model(row, seed), device=study.device, **study.options(row))
-        known = class_map(model.classes, test, {})
-        models[row.name] = scheduled_by_truth(model, video, known) if row.oracle else model
+        if row.oracle:
+            model = scheduled_by_truth(model, video, class_map(model.classes, test, {}))
+        models[row.name] = model
     times: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(rounds + 1):
         for name, model in models.items():

@@ -56,19 +56,8 @@ class ModelOptions:
     @property
     def choices(self) -> dict[str, Any]:
         """What chooses and builds the model besides its name, as the arguments of `load`."""
-        names = (
-            "method",
-            "backbone",
-            "flow",
-            "interval",
-            "key_position",
-            "radius",
-            "gamma",
-            "weights",
-            "device",
-            "half",
-        )
-        return {name: getattr(self, name) for name in names}
+        names = "method backbone flow interval key_position radius gamma weights device half"
+        return {name: getattr(self, name) for name in names.split()}
 
 
 @Parameter(name="*")

@@ -39,6 +39,7 @@ from keywarp.outputs import check_writable, claim
 from keywarp.postprocess import apply
 from keywarp.progress import ProgressBar
 from keywarp.running import detect_video
+from keywarp.scheduling import AdaptiveInterval
 from keywarp.structures import VideoDetections
 from keywarp.tradeoff_plot import ORACLE, PER_FRAME, Point, plot
 
@@ -159,8 +160,7 @@ SIGNS = {"interval": "l", "radius": "r", "gamma": "γ"}
 
 def _varied(takes: set[str], model: VideoModel, options: TradeoffOptions) -> Iterator[tuple[str, Sequence[float]]]:
     """What a method varies, and the values: γ where its key frames are adaptive, else a window or an interval."""
-    adaptive = "gamma" in takes and hasattr(model.scheduler, "gamma")
-    if adaptive:
+    if "gamma" in takes and isinstance(model.scheduler, AdaptiveInterval):
         yield "gamma", options.gammas
     elif "radius" in takes:
         yield "radius", options.radii

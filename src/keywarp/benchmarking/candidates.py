@@ -130,7 +130,7 @@ def _choices(
         columns.append(("flow", flows))
     if "radius" in takes:
         columns.append(("radius", radii))
-    elif isinstance(scheduler, AdaptiveInterval):
+    elif "gamma" in takes and isinstance(scheduler, AdaptiveInterval):
         columns.append(("gamma", [scheduler.gamma]))
     elif "interval" in takes:
         columns.append(("interval", [n for n in intervals if n > 1]))

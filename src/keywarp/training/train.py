@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,11 @@ from keywarp.training.tasks import VideoTask
 from keywarp.training.validation import validation
 
 
+def say(line: str) -> None:
+    """A line on standard error."""
+    Console(stderr=True).print(line, soft_wrap=True, highlight=False, markup=False)
+
+
 def train(method: str, options: TrainOptions) -> None:
     """Train a method as the options say; weights, checkpoints and logs go to `options.output`."""
     if method not in METHODS or method == "sff":
@@ -47,7 +52,7 @@ def train(method: str, options: TrainOptions) -> None:
     datasets = open_data(options.data)
     held_out = _held_out(options, datasets)
     torch.manual_seed(config.seed)
-    model = build(method, config, options, datasets)
+    model = build(method, config, options, datasets, tell=say if processes.rank == 0 else lambda line: None)
     run = Run(
         task=VideoTask(model),
         samples=TrainingClips(datasets, model.training_plan, model.transform, config),
@@ -61,8 +66,6 @@ def train(method: str, options: TrainOptions) -> None:
         processes=processes,
     )
     if processes.rank == 0:
-        if new := _anew(model, options):
-            say(f"from random weights, as {options.init} has none that fit: {', '.join(new)}")
         say(f"{method} on {', '.join(options.data)}: {sum(len(d.videos) for d in datasets)} videos, {trained(model)}")
         say(plan_of(config))
         if scratch:
@@ -107,10 +110,17 @@ def _held_out(options: TrainOptions, datasets: Sequence[VideoDataset]) -> VideoD
     return held_out
 
 
-def build(method: str, config: TrainConfig, options: TrainOptions, datasets: Sequence[VideoDataset]) -> VideoModel:
+def build(
+    method: str,
+    config: TrainConfig,
+    options: TrainOptions,
+    datasets: Sequence[VideoDataset],
+    tell: Callable[[str], None] = say,
+) -> VideoModel:
     """The model for these data sets, filled from the files that the user names, fixed where the recipe says so.
 
-    Its arguments are the recipe's, in their place those of the file that it starts from, in theirs the user's.
+    Its arguments are the recipe's, in their place those of the file that it starts from, in theirs the user's. tell:
+    is given a line on what the file has nothing for.
     """
     classes = datasets[0].mask_classes if options.task == "segmentation" else datasets[0].classes
     for other in datasets[1:]:
@@ -130,7 +140,7 @@ def build(method: str, config: TrainConfig, options: TrainOptions, datasets: Seq
     of_recipe = {k: v for k, v in config.model.items() if k in options_of(method) and k not in preset(method)}
     arguments = of_recipe | started | given | task
     model = METHODS[method](**(arguments | {"num_classes": len(classes), "classes": classes}))
-    _fill(model, options)
+    _fill(model, options, tell)
     if config.frozen_norms:
         freeze(model, stages=config.frozen_stages)
     for part in model.children():
@@ -139,11 +149,14 @@ def build(method: str, config: TrainConfig, options: TrainOptions, datasets: Seq
     return model.train()
 
 
-def _fill(model: VideoModel, options: TrainOptions) -> None:
+def _fill(model: VideoModel, options: TrainOptions, tell: Callable[[str], None]) -> None:
     """Weights from the files: the whole, then the backbone's, then the flow network's."""
     if options.init is not None:
         file = _file(options.init)
-        load_weights(model, file, ignore=tuple(_differing(model, read_state_dict(file))))
+        differing = _differing(model, read_state_dict(file))
+        load_weights(model, file, ignore=tuple(differing))
+        if new := _anew(model, differing, flow_given=options.init_flow is not None):
+            tell(f"from random weights, as {options.init} has none that fit: {', '.join(new)}")
     if options.init_backbone is not None:
         load_backbone(model.feature_network, options.init_backbone)
     if options.init_flow is not None:
@@ -162,13 +175,11 @@ def _differing(model: VideoModel, state: Mapping[str, Tensor]) -> set[str]:
     }
 
 
-def _anew(model: VideoModel, options: TrainOptions) -> list[str]:
+def _anew(model: VideoModel, differing: Set[str], flow_given: bool) -> list[str]:
     """Parts of the model, or layers of parts, for which the file that it starts from has nothing."""
-    if options.init is None:
-        return []
-    own, state = model.state_dict(), read_state_dict(_file(options.init))
-    new = {name for name in _differing(model, state) if name in own and not name.endswith("num_batches_tracked")}
-    if options.init_flow is not None:
+    own = model.state_dict()
+    new = {name for name in differing if name in own and not name.endswith("num_batches_tracked")}
+    if flow_given:
         apart = tuple(f"aligner.{part}" for part in OWN)
         new = {name for name in new if not name.startswith("aligner.") or name.startswith(apart)}
     whole = {
@@ -215,8 +226,3 @@ def saving(model: VideoModel, folder: Path, config: TrainConfig, data: Sequence[
         say(f"{path}: SHA-256 {digest}")
 
     return save
-
-
-def say(line: str) -> None:
-    """A line on standard error."""
-    Console(stderr=True).print(line, soft_wrap=True, highlight=False, markup=False)
