@@ -54,9 +54,21 @@ def spread(values: Sequence[float], sign: bool = False) -> str:
     return shown + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
+def work_done(study: Study) -> dict[str, dict[str, float]]:
+    """What was done by now, by keywarp command: how many pieces, and the hours that they add up to; of a piece that was
+    interrupted, those since it last went on."""
+    found: dict[str, list[float]] = {}
+    for file in sorted((study.folder / "done").glob("*.json")):
+        done = json.loads(file.read_text())
+        words = done["command"]
+        name = " ".join(words[: 2 if words[0] == "data" else 1])
+        found.setdefault(name, []).append(done["seconds"])
+    return {name: {"pieces": len(each), "hours": round(sum(each) / 3600, 2)} for name, each in found.items()}
+
+
 def results(study: Study) -> dict[str, Any]:
     """All that is measured by now: measures in percent by row, seed and post-processing; the speeds; whose weights, and
-    a digest of how each row is trained."""
+    a digest of how each row is trained; how long all of it took."""
     seeds, budget = study.seeds, asdict(study.budget)
     rows = {row.name: row for group in ROWS.values() for row in group}
     measured = {
@@ -81,6 +93,7 @@ def results(study: Study) -> dict[str, Any]:
         "rows": measured,
         "protocols": {name: study.protocol(rows[name]) for name in measured},
         "speed": json.loads(speed.read_text()) if speed.exists() else {},
+        "work": work_done(study),
     }
 
 
@@ -132,6 +145,11 @@ def tables(runs: Sequence[Mapping[str, Any]]) -> str:
     for run in runs:
         count = max((len(found) for found in run["rows"].values()), default=0)
         lines.append(f"Seeds: {count}; {run['machine']}; commits {', '.join(each[:7] for each in run['commits'])}.")
+        if work := run.get("work"):  # absent of runs before it was kept
+            parts = (f"{name} {each['hours']:.1f} ({each['pieces']})" for name, each in work.items())
+            lines.append(
+                f"Hours (pieces of work): {', '.join(parts)}; {sum(w['hours'] for w in work.values()):.1f} in all."
+            )
     if speed:
         lines.append(f"frames/s: {speed['clock']}; {speed['machine']}.")
     return "\n".join([*lines, ""])

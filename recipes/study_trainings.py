@@ -60,6 +60,12 @@ def attention() -> TrainConfig:
     return with_arguments(replace(video(), rates={**video().rates, "aligner.": 1.0}), cosine=25.0)
 
 
+def strong_residual() -> TrainConfig:
+    """`attention` of twice the steps, with λ = 20 in 000, Eq. 3: no row of the study, but why its feature flow follows
+    no motion (docs/study.md)."""
+    return with_arguments(replace(attention(), steps=800), residual_weight=20.0)
+
+
 def video_long() -> TrainConfig:
     """`video` of four times the steps."""
     return long(video())

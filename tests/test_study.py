@@ -275,6 +275,27 @@ def test_tables_of_runs_together_pair_within_each(tmp_path, capsys, monkeypatch)
     assert "| per frame | +1.0 |" in lines["FGFA"]
 
 
+def test_the_results_tell_what_the_work_took(whole, tmp_path):
+    runner = study_running.Runner(whole, 1)
+    for name, words, hours in [
+        ("data", ["data", "synthesize", "there", "--size", "full"], 0.5),
+        ("0 detector", ["train", "rfcn"], 1.0),
+        ("0 frame", ["train", "rfcn"], 0.25),
+    ]:
+        done = runner.done(study_work.Job(name, ()))
+        done.parent.mkdir(exist_ok=True)
+        done.write_text(json.dumps({"command": words, "seconds": 3600 * hours}))
+    known = study_tables.results(whole)
+    assert known["work"] == {
+        "data synthesize": {"pieces": 1, "hours": 0.5},
+        "train": {"pieces": 2, "hours": 1.25},
+    }
+    told = "Hours (pieces of work): train 1.2 (2), data synthesize 0.5 (1); 1.8 in all."
+    assert told in study_tables.tables([known])
+    del known["work"]  # as results of before it was kept
+    assert "Hours" not in study_tables.tables([known])
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [], "speed": {}}', '{"rows": {"DFF": 1}, "speed": {}}'])
 def test_what_is_no_results_file_is_told(tmp_path, capsys, monkeypatch, text):
     (tmp_path / "other.json").write_text(text)
