@@ -61,9 +61,14 @@ def attention() -> TrainConfig:
 
 
 def strong_residual() -> TrainConfig:
-    """`attention` of twice the steps, with λ = 20 in 000, Eq. 3: no row of the study, but why its feature flow follows
-    no motion (docs/study.md)."""
+    """`attention` of twice the steps, with λ = 20 in 000, Eq. 3: no row of the study, but tried to have IFF-Net's flow
+    follow motion (docs/study.md)."""
     return with_arguments(replace(attention(), steps=800), residual_weight=20.0)
+
+
+def flow_first() -> TrainConfig:
+    """`strong_residual` with features and head fixed: IFF-Net's flow before `attention` trains all of it."""
+    return with_arguments(strong_residual(), fixed=("feature_network", "head"))
 
 
 def video_long() -> TrainConfig:
