@@ -38,8 +38,8 @@ class Runner:
         self.stopped = False
 
     def done(self, job: Job) -> Path:
-        """The file that tells that it is done, with its command and the seconds that it took."""
-        return self.study.folder / "done" / f"{job.name}.json"
+        """The file that tells that it is done."""
+        return self.study.done / f"{job.name}.json"
 
     def run(self, jobs: Sequence[Job], after: Callable[[], None]) -> list[str]:
         """Do all; returns the names of those that failed or could not begin. after: called when one is done.

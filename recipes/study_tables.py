@@ -58,7 +58,7 @@ def work_done(study: Study) -> dict[str, dict[str, float]]:
     """What was done by now, by keywarp command: how many pieces, and the hours that they add up to; of a piece that was
     interrupted, those since it last went on."""
     found: dict[str, list[float]] = {}
-    for file in sorted((study.folder / "done").glob("*.json")):
+    for file in sorted(study.done.glob("*.json")):
         done = json.loads(file.read_text())
         words = done["command"]
         name = " ".join(words[: 2 if words[0] == "data" else 1])

@@ -66,8 +66,8 @@ def strong_residual() -> TrainConfig:
     return with_arguments(replace(attention(), steps=800), residual_weight=20.0)
 
 
-def flow_first() -> TrainConfig:
-    """`strong_residual` with features and head fixed: IFF-Net's flow before `attention` trains all of it."""
+def strong_residual_fixed() -> TrainConfig:
+    """`strong_residual` with features and head fixed, which that loss then does not reach."""
     return with_arguments(strong_residual(), fixed=("feature_network", "head"))
 
 

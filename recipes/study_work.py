@@ -85,6 +85,11 @@ class Study:
         """The benchmark."""
         return self.folder / "data"
 
+    @property
+    def done(self) -> Path:
+        """Of each job that is done a file, with its command and the seconds that it took."""
+        return self.folder / "done"
+
     def weights(self, training: str, seed: int) -> Path:
         """The last weights of a training."""
         return self.folder / f"seed{seed}" / training / "model.safetensors"

@@ -67,7 +67,7 @@ def test_long_trainings_have_four_times_the_steps(tmp_path):
 
 
 def test_recipes_are_of_their_methods():
-    others = [("iff-c", study_trainings.strong_residual), ("iff-c", study_trainings.flow_first)]
+    others = [("iff-c", study_trainings.strong_residual), ("iff-c", study_trainings.strong_residual_fixed)]
     for method, function in [*study_trainings.TRAININGS.values(), *others]:
         assert method in METHODS
         config = recipe(f"{study_trainings.__file__}:{function.__name__}", method)

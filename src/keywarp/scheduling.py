@@ -19,6 +19,9 @@ from torch import Tensor
 from keywarp.errors import UserError
 from keywarp.structures import Step
 
+SIGNS = {"interval": "l", "radius": "r", "gamma": "γ"}
+"""What tables call a scheduler's parameters."""
+
 
 class Scheduler(ABC):
     """The order of work. `latency` is how many frames a result may trail behind its frame."""

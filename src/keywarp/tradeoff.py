@@ -39,7 +39,7 @@ from keywarp.outputs import check_writable, claim
 from keywarp.postprocess import apply
 from keywarp.progress import ProgressBar
 from keywarp.running import detect_video
-from keywarp.scheduling import AdaptiveInterval
+from keywarp.scheduling import SIGNS, AdaptiveInterval
 from keywarp.structures import VideoDetections
 from keywarp.tradeoff_plot import ORACLE, PER_FRAME, Point, plot
 
@@ -153,9 +153,6 @@ def _title(name: str) -> str:
     if not path.is_file():
         return name
     return path.resolve().parent.name if path.stem in ("best", "model") else path.stem
-
-
-SIGNS = {"interval": "l", "radius": "r", "gamma": "γ"}
 
 
 def _varied(takes: set[str], model: VideoModel, options: TradeoffOptions) -> Iterator[tuple[str, Sequence[float]]]:

@@ -18,7 +18,7 @@ from keywarp.loading import load, of_torchvision, options_of, rescheduled
 from keywarp.methods import FLOWS, METHODS
 from keywarp.model import VideoModel
 from keywarp.predictor import VideoPredictor
-from keywarp.scheduling import AdaptiveInterval, Scheduler
+from keywarp.scheduling import SIGNS, AdaptiveInterval, Scheduler
 from keywarp.structures import Detections
 
 PER_FRAME = "rfcn per frame"
@@ -140,8 +140,8 @@ def _choices(
 
 def _label(name: str, options: Mapping[str, Any]) -> str:
     """Such as "dff flownet-s l=10"."""
-    marks = {"flow": "", "radius": "r=", "interval": "l=", "gamma": "γ="}
-    return " ".join([name, *(f"{marks[option]}{value}" for option, value in options.items())])
+    shown = (f"{SIGNS[option]}={value}" if option in SIGNS else value for option, value in options.items())
+    return " ".join([name, *shown])
 
 
 def _sharing(
